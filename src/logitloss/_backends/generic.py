@@ -1,0 +1,127 @@
+"""The formula on any array library: cast, compute, weight, reduce, write."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from array_api_compat import size as size_of
+
+from logitloss import _formula
+from logitloss._arguments import Arguments, placement
+from logitloss._formula import Array, Namespace
+
+# Many libraries compute through NumPy, where an underflow or an infinite coefficient would warn,
+# or raise under the caller's np.seterr.
+_silently = np.errstate(all="ignore")
+
+
+@_silently
+def loss(arguments: Arguments, reduction: str, out: Array | None, name: str | None) -> Array:
+    inputs = prepare(arguments)
+    values = _formula.loss(inputs.labels, inputs.logits, inputs.pos_weight, inputs.xp)
+    return _deliver(reduce(weighted(values, inputs), inputs, reduction), out)
+
+
+@_silently
+def value_and_grad(
+    arguments: Arguments, reduction: str, out: tuple[Array, Array] | None
+) -> tuple[Array, Array]:
+    inputs = prepare(arguments)
+    values, gradient = _formula.value_and_grad(
+        inputs.labels, inputs.logits, inputs.pos_weight, inputs.xp
+    )
+    value = reduce(weighted(values, inputs), inputs, reduction)
+    gradient = reduce_gradient(weighted(gradient, inputs), inputs, reduction)
+    value_out, gradient_out = out or (None, None)
+    return _deliver(value, value_out), _deliver(gradient, gradient_out)
+
+
+@_silently
+def grad_and_hess(arguments: Arguments, out: tuple[Array, Array] | None) -> tuple[Array, Array]:
+    inputs = prepare(arguments)
+    gradient, hessian = _formula.grad_and_hess(
+        inputs.labels, inputs.logits, inputs.pos_weight, inputs.xp
+    )
+    gradient = reduce(weighted(gradient, inputs), inputs, "none")
+    hessian = reduce(weighted(hessian, inputs), inputs, "none")
+    gradient_out, hessian_out = out or (None, None)
+    return _deliver(gradient, gradient_out), _deliver(hessian, hessian_out)
+
+
+def prepare(arguments: Arguments) -> Arguments:
+    """Make every argument an array of the dtype that the formula is computed in."""
+    return arguments._replace(
+        labels=cast(arguments.labels, arguments),
+        logits=cast(arguments.logits, arguments),
+        pos_weight=cast(arguments.pos_weight, arguments),
+        weight=None if arguments.weight is None else cast(arguments.weight, arguments),
+    )
+
+
+def cast(value: Array | float, arguments: Arguments) -> Array:
+    """Round to the result dtype, then widen half precision, which is computed in float32."""
+    xp, dtype = arguments.xp, arguments.dtype
+    if isinstance(value, float):
+        value = xp.asarray(value, dtype=dtype, device=placement(arguments.logits, xp))
+    value = xp.astype(value, dtype, copy=False)
+    return xp.astype(value, xp.result_type(dtype, xp.float32), copy=False)
+
+
+def weighted(values: Array, inputs: Arguments) -> Array:
+    if inputs.weight is None:
+        return values
+    return _formula.masked(values, inputs.weight, inputs.xp)
+
+
+def reduce(values: Array, inputs: Arguments, reduction: str) -> Array:
+    """Reduce the weighted losses, and round to the result dtype once."""
+    xp = inputs.xp
+    if reduction != "none":
+        values = total(values, xp)
+    if reduction in ("mean", "weighted_mean"):
+        divisor = _divisor(inputs, reduction)
+        values = values / xp.where(divisor == 0, math.nan, divisor)
+    return xp.astype(values, inputs.dtype, copy=False)
+
+
+def reduce_gradient(gradient: Array, inputs: Arguments, reduction: str) -> Array:
+    """The derivative of the reduced loss, from the weighted derivatives of its terms."""
+    xp = inputs.xp
+    if reduction in ("mean", "weighted_mean"):
+        divisor = _divisor(inputs, reduction)
+        # All weights zero: every derivative is zero already, and must not become 0 / 0.
+        divisor = xp.where(divisor == 0, 1.0, divisor)
+        gradient = gradient / xp.astype(divisor, gradient.dtype, copy=False)
+    return xp.astype(gradient, inputs.dtype, copy=False)
+
+
+def total(values: Array, xp: Namespace) -> Array:
+    return xp.sum(values, dtype=_accumulator(values, xp))
+
+
+def _accumulator(values: Array, xp: Namespace) -> Any:
+    """float64, or longdouble for itself, where the device of `values` has it."""
+    available = xp.__array_namespace_info__().dtypes(
+        device=placement(values, xp), kind="real floating"
+    )
+    return xp.result_type(values.dtype, xp.float64) if "float64" in available else values.dtype
+
+
+def _divisor(inputs: Arguments, reduction: str) -> Array:
+    xp, logits = inputs.xp, inputs.logits
+    if reduction == "weighted_mean" and inputs.weight is not None:
+        return total(xp.broadcast_to(inputs.weight, logits.shape), xp)
+    size = size_of(logits)
+    if size is None:
+        return total(xp.ones_like(logits), xp)
+    return xp.asarray(size, dtype=_accumulator(logits, xp), device=placement(logits, xp))
+
+
+def _deliver(result: Array, out: Array | None) -> Array:
+    if out is not None:
+        out[...] = result
+        return out
+    # NumPy's own functions return scalars for 0-d results.
+    return result[()] if isinstance(result, np.ndarray) and result.ndim == 0 else result

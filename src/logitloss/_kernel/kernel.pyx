@@ -1,0 +1,362 @@
+# cython: language_level=3, cdivision=True, freethreading_compatible=True
+"""Typed entry points to the C kernels: what to compute is decided above, how in C."""
+
+import os
+
+cimport numpy as cnp
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
+from cython.parallel cimport prange
+from libc.string cimport memcmp
+
+cdef extern from "blocks.h" nogil:
+    enum:
+        LOGITLOSS_BLOCK
+
+    ctypedef enum logitloss_type:
+        LOGITLOSS_FLOAT32
+        LOGITLOSS_FLOAT64
+        LOGITLOSS_INT8
+        LOGITLOSS_UINT8
+        LOGITLOSS_INT16
+        LOGITLOSS_UINT16
+        LOGITLOSS_INT32
+        LOGITLOSS_UINT32
+        LOGITLOSS_INT64
+        LOGITLOSS_UINT64
+
+    ctypedef enum logitloss_operation:
+        LOGITLOSS_LOSS
+        LOGITLOSS_VALUE_AND_GRAD
+        LOGITLOSS_GRAD_AND_HESS
+
+    ctypedef struct logitloss_operand:
+        const char *data
+        Py_ssize_t stride
+        Py_ssize_t repeat
+        Py_ssize_t period
+        logitloss_type type
+
+    ctypedef struct logitloss_result:
+        char *data
+        Py_ssize_t stride
+
+    ctypedef struct logitloss_task:
+        logitloss_operation operation
+        logitloss_operand logits
+        logitloss_operand labels
+        logitloss_operand pos_weight
+        logitloss_operand weight
+        double pos_weight_scalar
+        double weight_scalar
+        logitloss_result first
+        logitloss_result second
+        double gradient_scale
+        bint in_place
+        bint reduce
+
+    ctypedef struct logitloss_sum:
+        double hi
+        double lo
+
+    ctypedef logitloss_sum logitloss_run(
+        const logitloss_task *task, Py_ssize_t start, Py_ssize_t stop
+    ) noexcept nogil
+
+    void logitloss_add(logitloss_sum *sum, logitloss_sum term) noexcept
+
+    logitloss_run logitloss_run_float32_baseline, logitloss_run_float64_baseline
+
+cdef extern from *:
+    """
+    #ifndef LOGITLOSS_X86
+    #define logitloss_run_float32_avx2 logitloss_run_float32_baseline
+    #define logitloss_run_float64_avx2 logitloss_run_float64_baseline
+    #define logitloss_run_float32_avx512 logitloss_run_float32_baseline
+    #define logitloss_run_float64_avx512 logitloss_run_float64_baseline
+    #endif
+    """
+    logitloss_run logitloss_run_float32_avx2, logitloss_run_float64_avx2
+    logitloss_run logitloss_run_float32_avx512, logitloss_run_float64_avx512
+
+cdef extern from "runtime.h" nogil:
+    const int LOGITLOSS_OPENMP
+    int omp_get_max_threads() noexcept
+    int omp_get_num_procs() noexcept
+    bint logitloss_has_avx2() noexcept
+    bint logitloss_has_avx512() noexcept
+    void logitloss_watch_forks() noexcept
+    bint logitloss_is_forked_child
+
+cnp.import_array()
+logitloss_watch_forks()
+
+LOSS = LOGITLOSS_LOSS
+VALUE_AND_GRAD = LOGITLOSS_VALUE_AND_GRAD
+GRAD_AND_HESS = LOGITLOSS_GRAD_AND_HESS
+BLOCK = LOGITLOSS_BLOCK
+OPENMP = LOGITLOSS_OPENMP
+
+cdef logitloss_run *_run_float32
+cdef logitloss_run *_run_float64
+
+
+def _choose_target():
+    """Point the kernels at the best instruction set, or the one LOGITLOSS_CPU names."""
+    global _run_float32, _run_float64
+    available = ["baseline"]
+    if logitloss_has_avx2():
+        available.append("avx2")
+    if logitloss_has_avx512():
+        available.append("avx512")
+    target = os.environ.get("LOGITLOSS_CPU") or available[-1]
+    if target not in available:
+        raise ImportError(
+            f"`LOGITLOSS_CPU` must be one of {', '.join(available)} on this machine; got {target!r}."
+        )
+    if target == "avx512":
+        _run_float32, _run_float64 = logitloss_run_float32_avx512, logitloss_run_float64_avx512
+    elif target == "avx2":
+        _run_float32, _run_float64 = logitloss_run_float32_avx2, logitloss_run_float64_avx2
+    else:
+        _run_float32, _run_float64 = logitloss_run_float32_baseline, logitloss_run_float64_baseline
+    return target, tuple(available)
+
+
+TARGET, AVAILABLE_TARGETS = _choose_target()
+
+cdef enum:
+    # Below this a parallel region costs more than it saves.
+    PARALLEL_SIZE = 32768
+    # Below this giving up the GIL costs more than anybody could do with it.
+    NOGIL_SIZE = 4096
+    # A call is divided into at most so many slices, by its size alone, so that the
+    # sum of their sums has the same bits on any number of threads.
+    MAX_SLICES = 1024
+    MIN_SLICE = 4096
+
+# What set_num_threads asked for, or 0; what the environment or the machine gives
+# otherwise; and what the OpenMP runtime says while nobody limits it.
+cdef int _requested_threads = 0
+cdef int _default_threads = 1
+cdef int _unlimited_openmp_threads = 1
+
+
+def set_threads(int requested):
+    """Use `requested` threads from now on; 0 returns to the default."""
+    global _requested_threads
+    _requested_threads = requested
+
+
+def set_default_threads(int default, int unlimited_openmp):
+    global _default_threads, _unlimited_openmp_threads
+    _default_threads = default
+    _unlimited_openmp_threads = unlimited_openmp or omp_get_num_procs()
+
+
+def get_threads():
+    """How many threads a large call from this thread would use now."""
+    return _threads()
+
+
+cdef int _threads() noexcept nogil:
+    cdef int limit
+    if not LOGITLOSS_OPENMP or logitloss_is_forked_child:
+        return 1
+    if _requested_threads:
+        return _requested_threads
+    # threadpoolctl and omp_set_num_threads show themselves here.
+    limit = omp_get_max_threads()
+    if limit < _unlimited_openmp_threads and limit < _default_threads:
+        return limit
+    return _default_threads
+
+
+cdef logitloss_sum _execute(
+    const logitloss_task *task, Py_ssize_t size, logitloss_run *run
+) noexcept nogil:
+    """Run all of a task and return the sum of the losses, if it asks for one."""
+    cdef logitloss_sum sums[MAX_SLICES]
+    cdef logitloss_sum total = [0, 0]
+    cdef Py_ssize_t blocks = (size + LOGITLOSS_BLOCK - 1) // LOGITLOSS_BLOCK
+    cdef Py_ssize_t width = (blocks + MAX_SLICES - 1) // MAX_SLICES * LOGITLOSS_BLOCK
+    cdef Py_ssize_t slices, i
+    cdef int threads = 1 if size < PARALLEL_SIZE else _threads()
+    if width < MIN_SLICE:
+        width = MIN_SLICE
+    slices = (size + width - 1) // width
+    if threads > slices:
+        threads = <int>slices
+    if threads > 1:
+        for i in prange(slices, num_threads=threads, schedule="static"):
+            sums[i] = run(task, i * width, min(size, (i + 1) * width))
+    else:
+        for i in range(slices):
+            sums[i] = run(task, i * width, min(size, (i + 1) * width))
+    for i in range(slices):
+        logitloss_add(&total, sums[i])
+    return total
+
+
+cdef inline bint _is_plain(cnp.ndarray array) noexcept:
+    return (
+        cnp.PyArray_IS_C_CONTIGUOUS(array)
+        and cnp.PyArray_ISALIGNED(array)
+        and cnp.PyArray_ISNOTSWAPPED(array)
+    )
+
+
+def plain_loss(object labels, object logits, object pos_weight):
+    """The elementwise loss in the commonest case, or None if it is another one.
+
+    Two plain contiguous arrays of the same floating type and shape and a float, for
+    which a call costs no more than an addition: no checks beyond these are needed.
+    """
+    cdef logitloss_task task
+    cdef cnp.ndarray x, z, result
+    cdef int kind, ndim
+    cdef Py_ssize_t size
+    cdef logitloss_run *run
+    if not (
+        cnp.PyArray_CheckExact(logits)
+        and cnp.PyArray_CheckExact(labels)
+        and PyFloat_Check(pos_weight)
+    ):
+        return None
+    x = <cnp.ndarray>logits
+    z = <cnp.ndarray>labels
+    kind = cnp.PyArray_TYPE(x)
+    ndim = cnp.PyArray_NDIM(x)
+    if (
+        (kind != cnp.NPY_FLOAT and kind != cnp.NPY_DOUBLE)
+        or cnp.PyArray_TYPE(z) != kind
+        or ndim == 0
+        or cnp.PyArray_NDIM(z) != ndim
+        or memcmp(cnp.PyArray_DIMS(x), cnp.PyArray_DIMS(z), ndim * sizeof(cnp.npy_intp))
+        or not _is_plain(x)
+        or not _is_plain(z)
+    ):
+        return None
+    size = cnp.PyArray_SIZE(x)
+    result = cnp.PyArray_EMPTY(ndim, cnp.PyArray_DIMS(x), kind, 0)
+
+    task.operation = LOGITLOSS_LOSS
+    task.logits.data = cnp.PyArray_BYTES(x)
+    task.labels.data = cnp.PyArray_BYTES(z)
+    task.first.data = cnp.PyArray_BYTES(result)
+    task.second.data = NULL
+    if kind == cnp.NPY_FLOAT:
+        run = _run_float32
+        task.logits.type = task.labels.type = LOGITLOSS_FLOAT32
+        task.logits.stride = task.labels.stride = task.first.stride = sizeof(float)
+    else:
+        run = _run_float64
+        task.logits.type = task.labels.type = LOGITLOSS_FLOAT64
+        task.logits.stride = task.labels.stride = task.first.stride = sizeof(double)
+    task.logits.repeat = task.labels.repeat = 1
+    task.logits.period = task.labels.period = size if size else 1
+    task.pos_weight.data = task.weight.data = NULL
+    task.pos_weight_scalar = PyFloat_AS_DOUBLE(pos_weight)
+    task.weight_scalar = 1
+    task.gradient_scale = 1
+    task.in_place = False
+    task.reduce = False
+    if size < NOGIL_SIZE:
+        run(&task, 0, size)
+    else:
+        with nogil:
+            _execute(&task, size, run)
+    return result
+
+
+cdef int _set_operand(logitloss_operand *operand, cnp.ndarray array) except -1:
+    cdef char kind = array.descr.kind
+    cdef int itemsize = cnp.PyArray_ITEMSIZE(array)
+    if kind == c"f" and itemsize == 4:
+        operand.type = LOGITLOSS_FLOAT32
+    elif kind == c"f" and itemsize == 8:
+        operand.type = LOGITLOSS_FLOAT64
+    elif kind == c"b" or (kind == c"u" and itemsize == 1):
+        operand.type = LOGITLOSS_UINT8
+    elif kind == c"u" and itemsize == 2:
+        operand.type = LOGITLOSS_UINT16
+    elif kind == c"u" and itemsize == 4:
+        operand.type = LOGITLOSS_UINT32
+    elif kind == c"u" and itemsize == 8:
+        operand.type = LOGITLOSS_UINT64
+    elif kind == c"i" and itemsize == 1:
+        operand.type = LOGITLOSS_INT8
+    elif kind == c"i" and itemsize == 2:
+        operand.type = LOGITLOSS_INT16
+    elif kind == c"i" and itemsize == 4:
+        operand.type = LOGITLOSS_INT32
+    elif kind == c"i" and itemsize == 8:
+        operand.type = LOGITLOSS_INT64
+    else:
+        raise AssertionError(f"no kernel for {array.dtype}")
+    operand.data = cnp.PyArray_BYTES(array)
+    operand.stride = cnp.PyArray_STRIDE(array, 0)
+    operand.repeat = 1
+    operand.period = max(cnp.PyArray_DIM(array, 0), 1)
+    return 0
+
+
+cdef int _set_coefficient(logitloss_operand *operand, double *scalar, object value) except -1:
+    operand.data = NULL
+    if isinstance(value, float):
+        scalar[0] = value
+        return 0
+    array, repeat, period = value
+    _set_operand(operand, array)
+    operand.repeat = repeat
+    operand.period = period
+    return 0
+
+
+def run(
+    int operation,
+    cnp.ndarray labels,
+    cnp.ndarray logits,
+    object pos_weight,
+    object weight,
+    cnp.ndarray first,
+    cnp.ndarray second,
+    double gradient_scale,
+    bint in_place,
+    bint reduce,
+    bint is_float32,
+):
+    """Run one operation over one-dimensional arrays; return the sum of the losses as a pair.
+
+    Arrays are aligned and in native byte order; `first` and `second`, of the type the
+    kernel computes in, receive the results and may be None.  A coefficient is a float
+    or a tuple (array, repeat, period): element i is ``array[i // repeat % period]``.
+    """
+    cdef logitloss_task task
+    cdef Py_ssize_t size = cnp.PyArray_DIM(logits, 0)
+    cdef logitloss_run *kernel = _run_float32 if is_float32 else _run_float64
+    cdef logitloss_sum total
+    task.operation = <logitloss_operation>operation
+    _set_operand(&task.labels, labels)
+    _set_operand(&task.logits, logits)
+    _set_coefficient(&task.pos_weight, &task.pos_weight_scalar, pos_weight)
+    _set_coefficient(&task.weight, &task.weight_scalar, weight)
+    task.first.data = task.second.data = NULL
+    if first is not None:
+        task.first.data = cnp.PyArray_BYTES(first)
+        task.first.stride = cnp.PyArray_STRIDE(first, 0)
+    if second is not None:
+        task.second.data = cnp.PyArray_BYTES(second)
+        task.second.stride = cnp.PyArray_STRIDE(second, 0)
+    task.gradient_scale = gradient_scale
+    task.in_place = in_place
+    task.reduce = reduce
+    with nogil:
+        total = _execute(&task, size, kernel)
+    return total.hi, total.lo
+
+
+def add(tuple sum, tuple term):
+    """Add two sums that `run` returned."""
+    cdef logitloss_sum total = logitloss_sum(sum[0], sum[1])
+    logitloss_add(&total, logitloss_sum(term[0], term[1]))
+    return total.hi, total.lo

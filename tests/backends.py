@@ -1,0 +1,184 @@
+"""The array libraries that one body of tests runs over."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes  # noqa: F401 - registers the name bfloat16 with NumPy
+import numpy as np
+import pytest
+
+_HALF = ("float16", "bfloat16")
+_FULL = ("float32", "float64")
+
+DTYPES = {
+    "numpy": (*_HALF, *_FULL, "longdouble"),
+    "array_api_strict": _FULL,
+    "array_api_strict-device1": _FULL,
+    "array_api_strict-no_float64": ("float32",),
+    "torch": (*_HALF, *_FULL),
+    "jax": (*_HALF, *_FULL),
+    "dask": (*_HALF, *_FULL),
+    "cupy": ("float16", *_FULL),
+}
+
+NAMES = tuple(DTYPES)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """How to make and read the arrays of one library."""
+
+    name: str
+    library: Any
+    asarray: Callable[[np.ndarray, str], Any]
+    to_numpy: Callable[[Any], np.ndarray]
+    array_type: type
+    dtypes: tuple[str, ...]
+    flushes_subnormals: bool = False
+    device: Any = None
+
+    def array(self, values: Any, dtype: str | None = None) -> Any:
+        """Make an array, of float64 or the integer dtype of `values` unless one is named."""
+        values = np.asarray(values)
+        return self.asarray(values, dtype or values.dtype.name)
+
+    def default_float(self) -> str:
+        return str(self.library.asarray(0.0).dtype).split(".")[-1]
+
+    def equals(self, array: Any, expected: Any, dtype: str) -> None:
+        """Assert that `array` is one of this library, with these values, dtype and device."""
+        expected = np.asarray(expected)
+        if self.name == "numpy" and expected.ndim == 0:
+            assert isinstance(array, np.generic)
+        else:
+            assert isinstance(array, self.array_type)
+        assert array.dtype == self.array(0.0, dtype).dtype
+        if self.device is not None:
+            assert array.device == self.device
+        values = self.to_numpy(array)
+        assert values.shape == expected.shape
+        np.testing.assert_array_equal(values.astype(float), expected.astype(float))
+
+
+def _numpy() -> Backend:
+    def asarray(values: np.ndarray, dtype: str) -> np.ndarray:
+        # Writing to an input is an error in every test that does not ask for a copy.
+        array = values.astype(dtype)
+        array.setflags(write=False)
+        return array
+
+    return Backend(
+        name="numpy",
+        library=np,
+        asarray=asarray,
+        to_numpy=np.asarray,
+        array_type=np.ndarray,
+        dtypes=DTYPES["numpy"],
+    )
+
+
+def _array_api_strict(name: str, device: str) -> Backend:
+    strict = pytest.importorskip("array_api_strict")
+    host, place = strict.Device("CPU_DEVICE"), strict.Device(device)
+    return Backend(
+        name="array_api_strict",
+        library=strict,
+        asarray=lambda values, dtype: strict.asarray(values.astype(dtype), device=place),
+        to_numpy=lambda array: np.asarray(array.to_device(host)),
+        array_type=type(strict.asarray(0.0)),
+        dtypes=DTYPES[name],
+        device=place,
+    )
+
+
+def _torch() -> Backend:
+    torch = pytest.importorskip("torch")
+
+    def asarray(values: np.ndarray, dtype: str) -> Any:
+        widened = values.astype("float32" if values.dtype.name == "bfloat16" else values.dtype)
+        return torch.asarray(widened).to(getattr(torch, dtype))
+
+    def to_numpy(tensor: Any) -> np.ndarray:
+        tensor = tensor.detach().cpu()
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+    return Backend(
+        name="torch",
+        library=torch,
+        asarray=asarray,
+        to_numpy=to_numpy,
+        array_type=torch.Tensor,
+        dtypes=DTYPES["torch"],
+        device=torch.device("cpu"),
+    )
+
+
+def _jax() -> Backend:
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", True)
+    return Backend(
+        name="jax",
+        library=jax.numpy,
+        asarray=lambda values, dtype: jax.numpy.asarray(values).astype(dtype),
+        to_numpy=np.asarray,
+        array_type=jax.Array,
+        dtypes=DTYPES["jax"],
+        flushes_subnormals=True,
+    )
+
+
+def _dask() -> Backend:
+    dask_array = pytest.importorskip("dask.array")
+
+    def asarray(values: np.ndarray, dtype: str) -> Any:
+        # Two chunks along each axis.
+        chunks = tuple(max(1, -(-size // 2)) for size in values.shape)
+        return dask_array.from_array(values.astype(dtype), chunks=chunks)
+
+    return Backend(
+        name="dask",
+        library=dask_array,
+        asarray=asarray,
+        to_numpy=lambda array: np.asarray(array.compute(scheduler="synchronous")),
+        array_type=dask_array.Array,
+        dtypes=DTYPES["dask"],
+    )
+
+
+def _cupy() -> Backend:
+    cupy = pytest.importorskip("cupy")
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        pytest.skip(f"cupy finds no GPU: {error}")
+    return Backend(
+        name="cupy",
+        library=cupy,
+        asarray=lambda values, dtype: cupy.asarray(values.astype(dtype)),
+        to_numpy=cupy.asnumpy,
+        array_type=cupy.ndarray,
+        dtypes=DTYPES["cupy"],
+    )
+
+
+@functools.cache
+def get(name: str) -> Backend:
+    """The backend of that name, or a skip that says what is missing."""
+    match name.split("-"):
+        case ["numpy"]:
+            return _numpy()
+        case ["array_api_strict", *device]:
+            return _array_api_strict(name, *(device or ["CPU_DEVICE"]))
+        case ["torch"]:
+            return _torch()
+        case ["jax"]:
+            return _jax()
+        case ["dask"]:
+            return _dask()
+        case ["cupy"]:
+            return _cupy()
+    raise ValueError(name)

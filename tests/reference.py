@@ -1,0 +1,112 @@
+"""The closed forms at 50 digits, and distances in units in the last place."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import ml_dtypes
+import mpmath
+import numpy as np
+from mpmath import mp, mpf
+
+mp.dps = 50
+
+Point = tuple[float, float, float]
+
+
+def softplus(v: mpf) -> mpf:
+    return mp.log1p(mp.exp(-abs(v))) + max(v, 0)
+
+
+def sigmoid(v: mpf) -> mpf:
+    return 1 / (1 + mp.exp(-v)) if v > 0 else mp.exp(v) / (1 + mp.exp(v))
+
+
+def loss(z: mpf, x: mpf, q: mpf) -> mpf:
+    return q * z * softplus(-x) + (1 - z) * softplus(x)
+
+
+def gradient(z: mpf, x: mpf, q: mpf) -> mpf:
+    return (1 - z) * sigmoid(x) - q * z * sigmoid(-x)
+
+
+def gradient_scale(z: mpf, x: mpf, q: mpf) -> mpf:
+    """The size of the gradient's two terms: its errors are measured at their sum."""
+    return (1 - z) * sigmoid(x) + q * z * sigmoid(-x)
+
+
+def hessian(z: mpf, x: mpf, q: mpf) -> mpf:
+    return ((1 - z) + q * z) * sigmoid(x) * sigmoid(-x)
+
+
+def labels_gradient(z: mpf, x: mpf, q: mpf) -> mpf:
+    return q * softplus(-x) - softplus(x)
+
+
+def labels_gradient_scale(z: mpf, x: mpf, q: mpf) -> mpf:
+    return q * softplus(-x) + softplus(x)
+
+
+def pos_weight_gradient(z: mpf, x: mpf, q: mpf) -> mpf:
+    return z * softplus(-x)
+
+
+def exact(value: Any) -> mpf:
+    """The number that a NumPy scalar of any dtype holds, without rounding."""
+    if not isinstance(value, np.longdouble):
+        value = float(value)
+    if not np.isfinite(value):
+        return mpf(float(value))
+    numerator, denominator = value.as_integer_ratio()
+    # An mpf quotient of integers this long would round: the denominator is a power of two.
+    return mp.ldexp(mpf(numerator), 1 - denominator.bit_length())
+
+
+@functools.cache
+def _at(function: Callable[..., mpf], points: tuple[Point, ...]) -> tuple[mpf, ...]:
+    return tuple(function(*map(exact, point)) for point in points)
+
+
+def at(function: Callable[..., mpf], *arrays: np.ndarray) -> tuple[mpf, ...]:
+    """`function` of labels, logits and pos_weight, 1-d arrays already rounded to their dtype."""
+    return _at(function, tuple(zip(*arrays, strict=True)))
+
+
+def largest(dtype: str) -> mpf:
+    return exact(ml_dtypes.finfo(dtype).max)
+
+
+def smallest_normal(dtype: str) -> mpf:
+    return exact(ml_dtypes.finfo(dtype).smallest_normal)
+
+
+def ulp(value: mpf, dtype: str) -> mpf:
+    """The spacing of `dtype` at `value`; below the normal numbers it is that of the subnormals."""
+    limits = ml_dtypes.finfo(dtype)
+    exponent = int(limits.minexp)
+    if value:
+        exponent = max(exponent, mp.mag(value) - 1)
+    return mp.ldexp(1, exponent - limits.nmant)
+
+
+def distances(
+    got: Iterable[Any],
+    true: Iterable[mpf],
+    dtype: str,
+    scale: Iterable[mpf] | None = None,
+) -> list[mpf]:
+    """|got - true| in ulp of `scale`, by default of `true`."""
+    true = list(true)
+    scales = true if scale is None else scale
+    return [_distance(exact(g), t, s, dtype) for g, t, s in zip(got, true, scales, strict=True)]
+
+
+def _distance(got: mpf, true: mpf, scale: mpf, dtype: str) -> mpf:
+    if abs(true) > largest(dtype):
+        got_overflows = abs(got) >= largest(dtype) and mp.sign(got) == mp.sign(true)
+        return mpf(0) if got_overflows else mpf("inf")
+    if mpmath.isnan(got):
+        return mpf("inf")
+    return abs(got - true) / ulp(scale, dtype)
