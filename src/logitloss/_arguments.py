@@ -208,7 +208,7 @@ def _as_array(
         dtype = _default_float(xp)
     if is_numpy_namespace(xp):
         return array if dtype is None else array.astype(dtype)
-    return xp.asarray(_owned(array), dtype=dtype, device=device)
+    return xp.asarray(_exportable(array), dtype=dtype, device=device)
 
 
 def _as_numpy(argument: str, value: object) -> np.ndarray[Any, Any]:
@@ -221,9 +221,11 @@ def _as_numpy(argument: str, value: object) -> np.ndarray[Any, Any]:
     return array
 
 
-def _owned(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _exportable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     # Other libraries refuse byte-swapped and negative-stride arrays, and warn of read-only ones.
-    return array.astype(array.dtype.newbyteorder("="), order="C", copy=True)
+    if array.flags.carray and array.dtype.isnative:
+        return array
+    return array.astype(array.dtype.newbyteorder("="), order="C")
 
 
 def _check_dtype(argument: str, dtype: Any, xp: Namespace) -> None:

@@ -46,16 +46,16 @@ def value_and_grad(
         _run(kernel.VALUE_AND_GRAD, arguments, value, gradient)
         return _deliver(value, value_out), _deliver(gradient, gradient_out)
     divisor = _divisor(arguments, reduction)
-    scale = 1 / divisor if divisor else 1.0
-    total = _run(kernel.VALUE_AND_GRAD, arguments, None, gradient, scale=scale, reduce=True)
+    # With all weights zero the gradient is zero already, and must not become 0 / 0.
+    total = _run(
+        kernel.VALUE_AND_GRAD, arguments, None, gradient, divisor=divisor or 1.0, reduce=True
+    )
     value = _deliver_value(total, arguments, reduction, value_out)
     return value, _deliver(gradient, gradient_out)
 
 
 @_silently
-def grad_and_hess(
-    arguments: Arguments, out: tuple[ndarray, ndarray] | None
-) -> tuple[Any, Any]:
+def grad_and_hess(arguments: Arguments, out: tuple[ndarray, ndarray] | None) -> tuple[Any, Any]:
     gradient_out, hessian_out = out or (None, None)
     arguments = _without_overlap(arguments, gradient_out, hessian_out)
     gradient = _allocate(arguments) if gradient_out is None else gradient_out
@@ -74,9 +74,7 @@ def _deliver(result: ndarray, out: ndarray | None) -> Any:
     return result[()] if out is None and result.ndim == 0 else result
 
 
-def _deliver_value(
-    total: float, arguments: Arguments, reduction: str, out: ndarray | None
-) -> Any:
+def _deliver_value(total: float, arguments: Arguments, reduction: str, out: ndarray | None) -> Any:
     divisor = 1.0 if reduction == "sum" else _divisor(arguments, reduction)
     value = np.float64(total / divisor if divisor else math.nan).astype(arguments.dtype)
     if out is None:
@@ -139,7 +137,7 @@ def _run(
     first: ndarray | None,
     second: ndarray | None,
     *,
-    scale: float = 1.0,
+    divisor: float = 1.0,
     reduce: bool = False,
 ) -> float:
     """Run the kernel over everything, and return the sum of the losses if it is wanted."""
@@ -152,9 +150,7 @@ def _run(
     )
     total = (0.0, 0.0)
     for task in _flatten(arguments, first, second, compute_dtype):
-        term = kernel.run(
-            operation, *task, scale, in_place, reduce, compute_dtype == np.float32
-        )
+        term = kernel.run(operation, *task, divisor, in_place, reduce, compute_dtype == np.float32)
         total = kernel.add(total, term)
     # After an overflow to infinity the low part is NaN.
     return sum(total) if math.isfinite(total[0]) else total[0]
@@ -260,9 +256,7 @@ def _converted(
         flags=["buffered", "external_loop", "zerosize_ok", "delay_bufalloc"],
         op_flags=[["readonly"]] * len(operands) + [["writeonly"]] * len(outs),  # type: ignore[list-item]
         # Coefficients are rounded to the dtype of the result, which may be half precision.
-        op_dtypes=[dtype, dtype]
-        + [arguments.dtype] * (len(operands) - 2)
-        + [dtype] * len(outs),
+        op_dtypes=[dtype, dtype] + [arguments.dtype] * (len(operands) - 2) + [dtype] * len(outs),
         casting="unsafe",
         buffersize=_CHUNK,
     ) as chunks:

@@ -92,19 +92,19 @@ INLINE void loss_pass(inputs in, const REAL *restrict hi, const REAL *restrict l
 {
     for (ptrdiff_t i = 0; i < n; i++) {
         const coefficients c = coefficients_at(in, i, general);
-        const REAL log1p_e = log1p_scaled((pair){hi[i], lo[i]}, c.down);
+        const pair log1p_e = log1p_scaled((pair){hi[i], lo[i]}, c.down);
         out[i] = masked(loss(in.logits[i], c.negative, c.positive, log1p_e, c.down), in, i, general);
     }
 }
 
-INLINE void gradient_pass(inputs in, const REAL *restrict hi, const REAL *restrict lo, REAL factor,
+INLINE void gradient_pass(inputs in, const REAL *restrict hi, const REAL *restrict lo, pair factor,
                           REAL *restrict out, ptrdiff_t n, int general)
 {
     for (ptrdiff_t i = 0; i < n; i++) {
         const coefficients c = coefficients_at(in, i, general);
         const sigmoid s = sigmoid_scaled((pair){hi[i], lo[i]}, c.down);
         const REAL value = gradient(in.logits[i], c.negative, c.positive, s, c.down);
-        out[i] = masked(value, in, i, general) * factor;
+        out[i] = masked(FMA(value, factor.hi, value * factor.lo), in, i, general);
     }
 }
 
@@ -119,13 +119,14 @@ INLINE void hessian_pass(inputs in, const REAL *restrict hi, const REAL *restric
 }
 
 /* Elements that the passes get wrong, because a product of coefficients leaves the
- * normal numbers although the result need not, or because an infinite pos_weight
- * meets a label of zero.  They hardly ever occur: careful.c does them singly. */
+ * normal numbers although the result need not.  They hardly ever occur: careful.c
+ * does them singly. */
 INLINE int needs_care(REAL q, REAL z, REAL w)
 {
     const REAL positive = FABS(w * (q * z)), negative = FABS(w * (1 - z));
     return ((positive < REAL_MIN) & (z != 0) & (q != 0) & (w != 0))
-           | ((negative < REAL_MIN) & (z != 1) & (w != 0)) | ((FABS(q) > REAL_MAX) & (z == 0));
+           | ((negative < REAL_MIN) & (z != 1) & (w != 0))
+           | (FABS(q) > REAL_MAX) | (positive > REAL_MAX) | (negative > REAL_MAX);
 }
 
 /* Whether the block may hold such an element; never says no to one. */
@@ -155,7 +156,7 @@ INLINE int may_need_care(inputs in, ptrdiff_t n, int general)
     return least < bound - 1;
 }
 
-INLINE void take_care(logitloss_operation operation, inputs in, REAL factor, REAL *first, REAL *second,
+INLINE void take_care(logitloss_operation operation, inputs in, pair factor, REAL *first, REAL *second,
                       ptrdiff_t n, int general)
 {
     for (ptrdiff_t i = 0; i < n; i++) {
@@ -163,7 +164,7 @@ INLINE void take_care(logitloss_operation operation, inputs in, REAL factor, REA
         if (!needs_care(q, in.labels[i], w))
             continue;
         const logitloss_element element = logitloss_careful(in.labels[i], in.logits[i], q, w);
-        const REAL gradient = (REAL)element.gradient * factor;
+        const REAL gradient = (REAL)(element.gradient * ((double)factor.hi + factor.lo));
         first[i] = operation == LOGITLOSS_GRAD_AND_HESS ? gradient : (REAL)element.loss;
         if (operation == LOGITLOSS_VALUE_AND_GRAD)
             second[i] = gradient;
@@ -172,7 +173,7 @@ INLINE void take_care(logitloss_operation operation, inputs in, REAL factor, REA
     }
 }
 
-INLINE void compute(logitloss_operation operation, inputs in, REAL factor, REAL *restrict first,
+INLINE void compute(logitloss_operation operation, inputs in, pair factor, REAL *restrict first,
                     REAL *restrict second, ptrdiff_t n, int general)
 {
     REAL hi[BLOCK] ALIGNED, lo[BLOCK] ALIGNED;
@@ -288,12 +289,22 @@ INLINE void store(const logitloss_result *result, ptrdiff_t start, ptrdiff_t n, 
             *(REAL *)(data + i * result->stride) = values[i];
 }
 
+/* 1 / divisor in two parts, which multiplies as exactly as the division divides. */
+INLINE pair reciprocal(double divisor)
+{
+    const double quotient = 1 / divisor;
+    pair factor;
+    factor.hi = (REAL)quotient;
+    factor.lo = (REAL)((quotient - factor.hi) + fma(-divisor, quotient, 1) / divisor);
+    return factor;
+}
+
 INLINE logitloss_sum run_blocks(const logitloss_task *task, ptrdiff_t start, ptrdiff_t stop,
                                 logitloss_operation operation, int general)
 {
     REAL logits[BLOCK] ALIGNED, labels[BLOCK] ALIGNED, pos_weight[BLOCK] ALIGNED, weight[BLOCK] ALIGNED;
     REAL first_buffer[BLOCK] ALIGNED, second_buffer[BLOCK] ALIGNED;
-    const REAL factor = (REAL)task->gradient_scale;
+    const pair factor = reciprocal(task->gradient_divisor);
     partial_sums sums;
     if (task->reduce)
         memset(&sums, 0, sizeof sums);

@@ -48,7 +48,7 @@ typedef struct {
     logitloss_operand pos_weight, weight; /* data is NULL: the scalars below */
     double pos_weight_scalar, weight_scalar;
     logitloss_result first, second; /* in the order the public function returns them */
-    double gradient_scale;
+    double gradient_divisor; /* 1, or what a mean is divided by */
     int in_place; /* an output is an input as well: read a block before it is written */
     int reduce;   /* add up the losses */
 } logitloss_task;

@@ -9,6 +9,7 @@ Run ``python constants.py`` after changing a degree; it needs mpmath and numpy. 
 compares the header with what it prints.
 """
 
+import itertools
 import re
 
 import numpy as np
@@ -19,8 +20,8 @@ mp.dps = 60
 # Half of ln 2, and what the rounding of -m / ln 2 may add to it.
 EXP_INTERVAL = log(mpf(2)) / 2 * mpf("1.0005")
 DEGREES = {("EXP", 32): 4, ("LOG", 32): 9, ("EXP", 64): 9, ("LOG", 64): 21}
-# About the middle of log1p(e) / e, which falls from 1 to ln 2.
-LOG_CENTRE = mpf(27) / 32
+# log1p(e) / e falls from 1 to ln 2: what is left is below 1/4, and small for small e.
+LOG_CENTRE = mpf(15) / 16
 
 
 def exp_remainder(r):
@@ -97,10 +98,42 @@ def fit(name, bits):
             power,
         )
         rounded.append(round_to(rest[power], bits))
-    fixed = rounded[::-1]
+    coefficients = np.array([float(c) for c in reversed(rounded)], f"f{bits // 8}")
+    if (name, bits) == ("LOG", 32):
+        coefficients = polish(coefficients, function, weight, half_width)
+    if (name, bits) == ("LOG", 64):
+        # One ulp off the best fit, for which the loss at logit 0 is ln 2 correctly rounded.
+        coefficients[0] = np.nextafter(coefficients[0], -np.inf)
+    fixed = [mpf(float(c)) for c in coefficients]
     grid = [half_width * cos(pi * i / 4001) for i in range(4002)]
     bound = max(abs(weight(t) * (polyval(fixed[::-1], t) - function(t))) for t in grid)
     return fixed, nstr(log(bound, 2), 4)
+
+
+def polish(coefficients, function, weight, half_width):
+    """Move triples of coefficients by up to 2 ulp while that lowers the greatest error.
+
+    In float32 the roundings of the low coefficients are larger than the error of the fit.
+    """
+    grid = [half_width * cos(pi * i / 600) for i in range(601)]
+    values = np.array([float(function(t)) for t in grid])
+    weights = np.array([float(weight(t)) for t in grid])
+    powers = np.vander([float(t) for t in grid], len(coefficients), increasing=True)
+
+    def error(candidate):
+        return np.max(np.abs((powers @ candidate.astype(float) - values) * weights))
+
+    best, improved = error(coefficients), True
+    while improved:
+        improved = False
+        for triple in itertools.combinations(range(8), 3):
+            for steps in itertools.product(range(-2, 3), repeat=3):
+                candidate = coefficients.copy()
+                for index, step in zip(triple, steps, strict=True):
+                    candidate[index] += step * np.spacing(abs(coefficients[index]))
+                if error(candidate) < best * (1 - 1e-8):
+                    best, coefficients, improved = error(candidate), candidate, True
+    return coefficients
 
 
 def estrin(coefficients, variable, bits):
@@ -111,8 +144,8 @@ def estrin(coefficients, variable, bits):
     """
     lowest, *literals = [literal(c, bits) for c in coefficients]
     pairs = [
-        f"FMA({literals[i + 1]}, {variable}, {literals[i]})" if i + 1 < len(literals) else literals[i]
-        for i in range(0, len(literals), 2)
+        f"FMA({second}, {variable}, {first})" if second else first
+        for first, second in itertools.zip_longest(literals[::2], literals[1::2])
     ]
     text = pairs[-1]
     for pair in reversed(pairs[:-1]):

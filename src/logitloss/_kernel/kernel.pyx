@@ -50,7 +50,7 @@ cdef extern from "blocks.h" nogil:
         double weight_scalar
         logitloss_result first
         logitloss_result second
-        double gradient_scale
+        double gradient_divisor
         bint in_place
         bint reduce
 
@@ -257,7 +257,7 @@ def plain_loss(object labels, object logits, object pos_weight):
     task.pos_weight.data = task.weight.data = NULL
     task.pos_weight_scalar = PyFloat_AS_DOUBLE(pos_weight)
     task.weight_scalar = 1
-    task.gradient_scale = 1
+    task.gradient_divisor = 1
     task.in_place = False
     task.reduce = False
     if size < NOGIL_SIZE:
@@ -320,7 +320,7 @@ def run(
     object weight,
     cnp.ndarray first,
     cnp.ndarray second,
-    double gradient_scale,
+    double gradient_divisor,
     bint in_place,
     bint reduce,
     bint is_float32,
@@ -347,7 +347,7 @@ def run(
     if second is not None:
         task.second.data = cnp.PyArray_BYTES(second)
         task.second.stride = cnp.PyArray_STRIDE(second, 0)
-    task.gradient_scale = gradient_scale
+    task.gradient_divisor = gradient_divisor
     task.in_place = in_place
     task.reduce = reduce
     with nogil:

@@ -46,7 +46,7 @@ typedef uint32_t UINT;
 #define SCALE_LARGE 125
 #define DOWN_SMALL 0x1p-24f
 #define DOWN_LARGE 0x1p-125f
-#define LOG_CENTRE 0.84375f
+#define LOG_CENTRE 0.9375f
 #define LN2 0x1.62e43p-1f
 #define LOG2_E 0x1.715476p+0f
 #define LN2_HI 0x1.62e4p-1f
@@ -56,14 +56,14 @@ typedef uint32_t UINT;
     FMA(r, FMA(r2, FMA(0x1.6a23dp-10f, r, 0x1.123a2p-7f), \
         FMA(0x1.5558f2p-5f, r, 0x1.555492p-3f)), \
         0x1.fffffcp-2f)
-/* 2^-26.18 */
+/* 2^-26.78 */
 #define LOG_POLYNOMIAL(t, t2) \
     FMA(t, FMA(t2, FMA(t2, FMA(t2, FMA(t2, -0x1.a93344p-9f, \
-        FMA(0x1.584892p-8f, t, -0x1.ba5cc4p-8f)), \
-        FMA(0x1.7b53cap-7f, t, -0x1.510612p-6f)), \
-        FMA(0x1.2c1e28p-5f, t, -0x1.153fb2p-4f)), \
-        FMA(0x1.0f955p-3f, t, -0x1.2773a6p-2f)), \
-        -0x1.0cdc14p-5f)
+        FMA(0x1.584892p-8f, t, -0x1.ba5cd4p-8f)), \
+        FMA(0x1.7b53bap-7f, t, -0x1.51062p-6f)), \
+        FMA(0x1.2c1e1cp-5f, t, -0x1.153fbep-4f)), \
+        FMA(0x1.0f954ep-3f, t, -0x1.2773a6p-2f)), \
+        -0x1.033704p-3f)
 
 #else
 
@@ -79,7 +79,7 @@ typedef uint64_t UINT;
 #define SCALE_LARGE 200
 #define DOWN_SMALL 0x1p-200
 #define DOWN_LARGE 0x1p-200
-#define LOG_CENTRE 0.84375
+#define LOG_CENTRE 0.9375
 #define LN2 0x1.62e42fefa39efp-1
 #define LOG2_E 0x1.71547652b82fep+0
 #define LN2_HI 0x1.62e42fefa2p-1
@@ -92,20 +92,20 @@ typedef uint64_t UINT;
         FMA(0x1.6c16c18438af4p-10, r, 0x1.1111111127d15p-7)), \
         FMA(0x1.555555555083ep-5, r, 0x1.55555555554f9p-3)), \
         0x1.000000000000ap-1)
-/* 2^-55.28 */
+/* 2^-54.7 */
 #define LOG_POLYNOMIAL(t, t2) \
     FMA(t, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, -0x1.1374ddad0029fp-16, \
         FMA(0x1.a558a0388b513p-16, t, -0x1.1a8b483fd787cp-16)), \
         FMA(0x1.cc43f48554d05p-16, t, -0x1.dd741f2d80c98p-15)), \
-        FMA(0x1.7891815feeb9ap-14, t, -0x1.220981d959eb3p-13)), \
-        FMA(0x1.cf98c5260874ep-13, t, -0x1.74d2e8058afb1p-12)), \
-        FMA(0x1.2c73e0fed1affp-11, t, -0x1.e6f12ef6e0587p-11)), \
-        FMA(0x1.8d3f99d2d860ep-10, t, -0x1.469c8b2b0955bp-9)), \
-        FMA(0x1.0f119223e095dp-8, t, -0x1.c72c62f089c34p-8)), \
-        FMA(0x1.83c50b0c3e88fp-7, t, -0x1.50abf6ccad085p-6)), \
-        FMA(0x1.2bec9fba5547p-5, t, -0x1.1540afd54af5p-4)), \
+        FMA(0x1.7891815feeb9ap-14, t, -0x1.22098068df16bp-13)), \
+        FMA(0x1.cf98c4cdc65d7p-13, t, -0x1.74d2e6d896ecfp-12)), \
+        FMA(0x1.2c73e0b82c719p-11, t, -0x1.e6f12f5080797p-11)), \
+        FMA(0x1.8d3f99ee9ceb7p-10, t, -0x1.469c8b29418a7p-9)), \
+        FMA(0x1.0f1192221ff9p-8, t, -0x1.c72c62f032312p-8)), \
+        FMA(0x1.83c50b0c551abp-7, t, -0x1.50abf6ccb1023p-6)), \
+        FMA(0x1.2bec9fba5517bp-5, t, -0x1.1540afd54ae8cp-4)), \
         FMA(0x1.0f95b3dc0a11p-3, t, -0x1.2773a5da90bdcp-2)), \
-        -0x1.0cdc134067b41p-5)
+        -0x1.033704d019ed1p-3)
 
 #endif
 
@@ -113,6 +113,7 @@ typedef uint64_t UINT;
  * C library's emulation is many times slower, and no step below needs more than
  * the two roundings of the plain expression. */
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#define HAS_FMA
 #define FMA(a, b, c) FUSED(a, b, c)
 #else
 #define FMA(a, b, c) ((a) * (b) + (c))
@@ -155,8 +156,11 @@ static inline pair exp_neg_abs(REAL x, REAL scale_exponent)
     const REAL magic = ROUND_TO_INTEGER + EXPONENT_BIAS + scale_exponent;
     const REAL shifted = FMA(v, LOG2_E, magic);
     const REAL k = shifted - magic;
-    /* LN2_HI has so few bits that k * LN2_HI and the first difference are exact. */
-    const REAL r = FMA(k, -LN2_LO, FMA(k, -LN2_HI, v));
+    /* LN2_HI has so few bits that k * LN2_HI and the difference are exact: r_hi has no
+     * error, and that of r, which only the polynomial sees, does no harm. */
+    const REAL r_hi = FMA(k, -LN2_HI, v);
+    const REAL r_lo = k * -LN2_LO;
+    const REAL r = r_hi + r_lo;
 
     memcpy(&bits, &shifted, sizeof bits);
     bits <<= MANTISSA_BITS;
@@ -164,21 +168,40 @@ static inline pair exp_neg_abs(REAL x, REAL scale_exponent)
     memcpy(&power, &bits, sizeof power);
 
     const REAL r2 = r * r;
-    const REAL expm1_r = FMA(r2, EXP_POLYNOMIAL(r, r2), r);
+    const REAL expm1_r = r_hi + FMA(r2, EXP_POLYNOMIAL(r, r2), r_lo);
     pair e;
     e.hi = FMA(expm1_r, power, power);
     e.lo = FMA(expm1_r, power, power - e.hi);
     return e;
 }
 
-/* log1p(e) * 2^S = e LOG_CENTRE + e R(e), |R| < 0.16.  Only the small second term
+/* a * LOG_CENTRE + b with one rounding, or close to it. */
+static inline REAL centre_plus(REAL a, REAL b)
+{
+#ifdef HAS_FMA
+    return FMA(a, LOG_CENTRE, b);
+#else
+    /* LOG_CENTRE is 1 - 1/16: both differences are exact. */
+    const REAL product = a * LOG_CENTRE;
+    const REAL error = (a - product) - a * (REAL)0.0625;
+    return product + (error + b);
+#endif
+}
+
+/* log1p(e) * 2^S = e LOG_CENTRE + e R(e), |R| < 1/4.  Only the small second term
  * carries rounding errors into the last operation, and the powers of t = e - 1/2
- * have coefficients that fall by a factor of three each: nothing cancels. */
-static inline REAL log1p_scaled(pair e, REAL down)
+ * have coefficients that fall by a factor of three each: nothing cancels.  e.lo is
+ * multiplied by the derivative 1 / (1 + e), by its secant. */
+static inline pair log1p_scaled(pair e, REAL down)
 {
     const REAL t = FMA(e.hi, down, (REAL)-0.5);
     const REAL t2 = t * t;
-    return FMA(e.hi, LOG_CENTRE, FMA(e.hi, LOG_POLYNOMIAL(t, t2), e.lo));
+    const REAL derivative = FMA(t, (REAL)-0.5, (REAL)0.75);
+    const REAL small = FMA(e.hi, LOG_POLYNOMIAL(t, t2), e.lo * derivative);
+    pair result;
+    result.hi = centre_plus(e.hi, small);
+    result.lo = centre_plus(e.hi, -result.hi) + small;
+    return result;
 }
 
 /* s = sigma(-|x|) * 2^S = e / (1 + e), to first order in the rounding errors:
@@ -211,12 +234,13 @@ static inline sigmoid sigmoid_scaled(pair e, REAL down)
  */
 
 /* (negative + positive) log1p(e) + negative max(x, 0) + positive max(-x, 0) */
-static inline REAL loss(REAL x, REAL negative, REAL positive, REAL log1p_e, REAL down)
+static inline REAL loss(REAL x, REAL negative, REAL positive, pair log1p_e, REAL down)
 {
     const REAL coefficient = x > 0 ? negative : positive;
     /* A term whose coefficient is zero is zero, at infinite logits too. */
     const REAL linear = coefficient == 0 ? 0 : coefficient * FABS(x);
-    return FMA((negative + positive) * down, log1p_e, linear);
+    const REAL sum = (negative + positive) * down;
+    return FMA(sum, log1p_e.hi, FMA(sum, log1p_e.lo, linear));
 }
 
 /* negative sigma(x) - positive sigma(-x) */

@@ -1,0 +1,33 @@
+from typing import Any, TypeAlias
+
+import numpy as np
+
+_Array: TypeAlias = np.ndarray[Any, Any]
+_Coefficient: TypeAlias = float | tuple[_Array, int, int]
+
+LOSS: int
+VALUE_AND_GRAD: int
+GRAD_AND_HESS: int
+BLOCK: int
+OPENMP: int
+TARGET: str
+AVAILABLE_TARGETS: tuple[str, ...]
+
+def set_threads(requested: int) -> None: ...
+def set_default_threads(default: int, unlimited_openmp: int) -> None: ...
+def get_threads() -> int: ...
+def plain_loss(labels: object, logits: object, pos_weight: object) -> _Array | None: ...
+def run(
+    operation: int,
+    labels: _Array,
+    logits: _Array,
+    pos_weight: _Coefficient,
+    weight: _Coefficient,
+    first: _Array | None,
+    second: _Array | None,
+    gradient_divisor: float,
+    in_place: bool,
+    reduce: bool,
+    is_float32: bool,
+) -> tuple[float, float]: ...
+def add(sum: tuple[float, float], term: tuple[float, float]) -> tuple[float, float]: ...

@@ -1,0 +1,193 @@
+"""Threads: who decides their number, and what becomes of them in forked children."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import logitloss
+from logitloss import _config
+from logitloss._kernel import kernel
+
+
+@pytest.fixture(autouse=True)
+def default_threads():
+    yield
+    kernel.set_threads(0)
+
+
+def config(**variables: str) -> subprocess.CompletedProcess[str]:
+    cleared = {"LOGITLOSS_NUM_THREADS", "OMP_NUM_THREADS"}
+    environment = {k: v for k, v in os.environ.items() if k not in cleared}
+    return subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import json, logitloss; print(json.dumps(logitloss.show_config('dicts')))",
+        ],
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_show_config(capsys: pytest.CaptureFixture[str]) -> None:
+    configuration = logitloss.show_config("dicts")
+    assert list(configuration) == ["version", "cpu", "cpu_available", "openmp", "threads"]
+    assert configuration["version"] == logitloss.__version__
+    assert configuration["cpu"] in configuration["cpu_available"]
+    logitloss.show_config()
+    assert json.loads(capsys.readouterr().out) == configuration
+    with pytest.raises(ValueError, match='`mode` must be "stdout" or "dicts"; got \'yaml\''):
+        logitloss.show_config("yaml")
+
+
+needs_openmp = pytest.mark.skipif(not kernel.OPENMP, reason="built without OpenMP")
+
+
+@needs_openmp
+def test_set_num_threads() -> None:
+    for threads in (1, 3, np.int64(5)):
+        logitloss.set_num_threads(threads)
+        assert logitloss.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("n", "error"),
+    [
+        (0, ValueError),
+        (-1, ValueError),
+        (10**30, ValueError),
+        (1.0, TypeError),
+        ("2", TypeError),
+        (True, TypeError),
+        (None, TypeError),
+    ],
+)
+def test_bad_number_of_threads(n, error: type[Exception]) -> None:
+    before = logitloss.get_num_threads()
+    with pytest.raises(error, match=rf"`n` must be .*; got {n!r}"):
+        logitloss.set_num_threads(n)
+    assert logitloss.get_num_threads() == before
+
+
+@needs_openmp
+@pytest.mark.parametrize(
+    ("variables", "threads"),
+    [
+        ({"LOGITLOSS_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "5"}, 5),
+        ({"OMP_NUM_THREADS": "4,2"}, 4),
+        ({"LOGITLOSS_NUM_THREADS": "3", "OMP_NUM_THREADS": "5"}, 3),
+        ({"LOGITLOSS_NUM_THREADS": "7", "OMP_NUM_THREADS": "1"}, 7),
+        ({"LOGITLOSS_NUM_THREADS": ""}, None),
+    ],
+)
+def test_environment(variables: dict[str, str], threads: int | None) -> None:
+    result = config(**variables)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["threads"] == (threads or _config._threads_of_machine())
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "2.5", "many", "1e3", "99999999"])
+def test_nonsense_in_the_environment(value: str) -> None:
+    result = config(LOGITLOSS_NUM_THREADS=value)
+    assert result.returncode == 1
+    assert "ImportError: `LOGITLOSS_NUM_THREADS` must be an integer between 1" in result.stderr
+    assert repr(value) in result.stderr
+
+
+@needs_openmp
+def test_threadpoolctl() -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    if _config._threads_of_machine() < 2:
+        pytest.skip("one processor")
+    with threadpoolctl.threadpool_limits(1):
+        assert logitloss.get_num_threads() == 1
+        logitloss.set_num_threads(2)
+        assert logitloss.get_num_threads() == 2
+
+
+V1 = "4:cpu,cpuacct:/app\n3:memory:/app\n0::/ignored\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "quota"),
+    [
+        ("0::/\n", {"cpu.max": "max 100000"}, None),
+        ("0::/\n", {"cpu.max": "150000 100000"}, 1.5),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "50000 100000"}, 0.5),
+        ("0::/a/b\n", {"a/b/cpu.max": "400000 100000", "cpu.max": "300000 100000"}, 3.0),
+        (V1, {"cpu/app/cpu.cfs_quota_us": "-1", "cpu/app/cpu.cfs_period_us": "100000"}, None),
+        (V1, {"cpu/app/cpu.cfs_quota_us": "250000", "cpu/app/cpu.cfs_period_us": "100000"}, 2.5),
+        (V1, {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 0.5),
+        (V1, {"cpu/app/cpu.cfs_quota_us": "garbage"}, None),
+        (None, {}, None),
+    ],
+)
+def test_quota_of_the_control_group(
+    tmp_path: Path, groups: str | None, files: dict[str, str], quota: float | None
+) -> None:
+    if groups is not None:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text(groups)
+    for name, text in files.items():
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    assert _config._control_group_quota(tmp_path) == quota
+
+
+SIZE = 300_000
+
+
+def mean(seed: int = 0) -> np.float32:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=SIZE).astype(np.float32)
+    labels = (rng.random(SIZE) < 0.2).astype(np.float32)
+    return logitloss.weighted_cross_entropy_with_logits(labels, logits, 3.0, reduction="mean")
+
+
+FORK = """
+import os, sys
+import numpy as np, logitloss
+logitloss.set_num_threads(4)
+x = np.linspace(-5, 5, 300_000, dtype=np.float32)
+z = (x > 1).astype(np.float32)
+parent = logitloss.weighted_cross_entropy_with_logits(z, x, 3.0, reduction="mean")
+pid = os.fork()
+if pid == 0:
+    child = logitloss.weighted_cross_entropy_with_logits(z, x, 3.0, reduction="mean")
+    ok = child.tobytes() == parent.tobytes() and logitloss.get_num_threads() == 1
+    os._exit(0 if ok else 3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_forked_child() -> None:
+    """libgomp's children wait for ever for threads that the fork did not copy."""
+    result = subprocess.run([sys.executable, "-c", FORK], timeout=60)
+    assert result.returncode == 0
+
+
+def test_concurrent_calls() -> None:
+    expected = mean()
+    results: list[np.float32] = []
+    workers = [
+        threading.Thread(target=lambda: results.extend(mean() for _ in range(5))) for _ in range(8)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(results) == 40
+    assert {result.tobytes() for result in results} == {expected.tobytes()}

@@ -1,0 +1,366 @@
+"""JAX: derivatives of every argument through every transformation, and tracing."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import subprocess
+import sys
+
+import backends
+import numpy as np
+import pytest
+import reference
+from mpmath import mp, mpf
+
+import logitloss
+from logitloss import sigmoid_cross_entropy_with_logits as sigmoid_loss
+from logitloss import weighted_cross_entropy_with_logits as weighted
+
+jax = pytest.importorskip("jax")
+jnp = jax.numpy
+BACKEND = backends.get("jax")
+
+inf, nan = math.inf, math.nan
+
+MAGNITUDES = [0.0, 1e-10, 1e-3, 0.5, 2.3, 15.0, 20.0, 37.0, 80.0, 87.5, 95.0, 150.0, 709.0, 745.0]
+LOGITS = [*MAGNITUDES, *(-m for m in MAGNITUDES)]
+LABELS = [0.0, 1.0, 0.5, 1e-7]
+POS_WEIGHTS = [0.0, 1e-8, 1.0, 3.0]
+# A power of two: it adds no rounding to that of the slope which it multiplies.
+WEIGHT = 0.25
+
+
+def by_logits_and_labels(z, x, q):
+    return -reference.sigmoid(x) - q * reference.sigmoid(-x)
+
+
+def by_logits_and_pos_weight(z, x, q):
+    return -z * reference.sigmoid(-x)
+
+
+def by_labels_and_pos_weight(z, x, q):
+    return reference.softplus(-x)
+
+
+def zero(z, x, q):
+    return mpf(0)
+
+
+# Arguments by number: labels, logits, pos_weight, weight. The second function is the size at which
+# errors are measured, that of the terms of a difference.
+GRADIENT = [
+    (reference.labels_gradient, reference.labels_gradient_scale),
+    (reference.gradient, reference.gradient_scale),
+    (reference.pos_weight_gradient, None),
+    (reference.loss, None),
+]
+HESSIAN = {
+    (0, 0): (zero, None),
+    (0, 1): (by_logits_and_labels, None),
+    (0, 2): (by_labels_and_pos_weight, None),
+    (0, 3): GRADIENT[0],
+    (1, 1): (reference.hessian, None),
+    (1, 2): (by_logits_and_pos_weight, None),
+    (1, 3): GRADIENT[1],
+    (2, 2): (zero, None),
+    (2, 3): GRADIENT[2],
+    (3, 3): (zero, None),
+}
+
+
+def one_loss(labels, logits, pos_weight, weight):
+    return weighted(labels, logits, pos_weight, weight=weight)
+
+
+def points(dtype: str) -> list[np.ndarray]:
+    grid = np.array(list(itertools.product(LABELS, LOGITS, POS_WEIGHTS))).T
+    return list(grid.astype(dtype))
+
+
+def assert_close(
+    got, form, at: list[np.ndarray], dtype: str, factor: float = 1.0, bound: float = 4
+) -> None:
+    function, scale_function = form
+    true = [factor * t for t in reference.at(function, *at)]
+    scale = [factor * t for t in reference.at(scale_function or function, *at)]
+    distances = reference.distances(np.asarray(got), true, dtype, scale)
+    smallest = reference.smallest_normal(dtype)
+    for distance, size, *point in zip(distances, scale, *at, strict=True):
+        # XLA's CPU flushes subnormal numbers to zero.
+        assert distance <= bound or abs(size) < 4 * smallest, (float(distance), point)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("mode", ["jacfwd", "jacrev"])
+def test_gradient_by_every_argument(mode: str, dtype: str) -> None:
+    at = points(dtype)
+    differentiate = jax.vmap(getattr(jax, mode)(one_loss, (0, 1, 2, 3)), (0, 0, 0, None))
+    got = jax.jit(differentiate)(*at, jnp.asarray(WEIGHT, dtype))
+    for index, (slope, form) in enumerate(zip(got, GRADIENT, strict=True)):
+        assert slope.dtype == dtype
+        factor = 1.0 if index == 3 else WEIGHT
+        assert_close(slope, form, at, dtype, factor, bound=0.51 if dtype == "bfloat16" else 4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("modes", list(itertools.product(["jacfwd", "jacrev"], repeat=2)), ids=str)
+def test_second_derivatives_by_every_argument(modes: tuple[str, str], dtype: str) -> None:
+    at = points(dtype)
+    function = one_loss
+    for mode in modes:
+        function = getattr(jax, mode)(function, (0, 1, 2, 3))
+    got = jax.jit(jax.vmap(function, (0, 0, 0, None)))(*at, jnp.asarray(WEIGHT, dtype))
+    for (row, column), form in HESSIAN.items():
+        factor = 1.0 if column == 3 else WEIGHT
+        assert_close(got[row][column], form, at, dtype, factor)
+        assert_close(got[column][row], form, at, dtype, factor)
+
+
+def test_third_derivative() -> None:
+    def third(z, x, q):
+        return reference.hessian(z, x, q) * (reference.sigmoid(-x) - reference.sigmoid(x))
+
+    at = points("float64")
+    function = one_loss
+    for _ in range(3):
+        function = jax.grad(function, 1)
+    got = jax.vmap(function, (0, 0, 0, None))(*at, 1.0)
+    assert_close(got, (third, None), at, "float64", bound=8)
+
+
+def scanned(loss, logits):
+    def step(carry, x):
+        return carry, jax.grad(loss)(x)
+
+    return jax.lax.scan(step, 0, logits)[1]
+
+
+# d loss / d logits of an elementwise loss, with every element at hand or one at a time.
+TRANSFORMATIONS = {
+    "grad": lambda loss, x: jax.grad(lambda x: loss(x).sum())(x),
+    "jvp": lambda loss, x: jax.jvp(loss, (x,), (jnp.ones_like(x),))[1],
+    "vjp": lambda loss, x: jax.vjp(loss, x)[1](jnp.ones_like(x))[0],
+    "linearize": lambda loss, x: jax.linearize(loss, x)[1](jnp.ones_like(x)),
+    "jit(grad)": lambda loss, x: jax.jit(jax.grad(lambda x: loss(x).sum()))(x),
+    "grad(jit)": lambda loss, x: jax.grad(lambda x: jax.jit(loss)(x).sum())(x),
+    "checkpoint": lambda loss, x: jax.grad(lambda x: jax.checkpoint(loss)(x).sum())(x),
+    "vmap(grad)": lambda loss, x: jax.vmap(jax.grad(loss))(x),
+    "grad(vmap)": lambda loss, x: jax.grad(lambda x: jax.vmap(loss)(x).sum())(x),
+    "jacobian": lambda loss, x: jnp.diagonal(jax.jacobian(loss)(x)),
+    "scan": scanned,
+    "map": lambda loss, x: jax.lax.map(jax.grad(loss), x),
+}
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0, 0.25])
+@pytest.mark.parametrize("transformation", TRANSFORMATIONS)
+def test_transformations_meet_the_closed_form(transformation: str, label: float) -> None:
+    logits = np.array([0.0, -0.0, 1.0, -3.0, 40.0, -40.0, -700.0, inf, -inf])
+    q = 3.0
+
+    def loss(x):
+        return weighted(jnp.full_like(x, label), x, q)
+
+    def slope(x):
+        return logitloss.value_and_grad(jnp.full_like(x, label), x, q)[1]
+
+    _, expected = logitloss.value_and_grad(np.full_like(logits, label), logits, q)
+    gradient, hessian = logitloss.grad_and_hess(np.full_like(logits, label), logits, q)
+    apply = TRANSFORMATIONS[transformation]
+    got = apply(loss, jnp.asarray(logits))
+    np.testing.assert_array_max_ulp(got, gradient, 4)
+    np.testing.assert_array_equal(got[:2], (1 - label) / 2 - q * label / 2)
+    np.testing.assert_array_equal(got[-2:], gradient[-2:])
+    np.testing.assert_array_max_ulp(apply(slope, jnp.asarray(logits)), hessian, 4)
+
+
+def test_own_log1p_is_accurate() -> None:
+    from logitloss._backends.jax import _log1p
+
+    for dtype in ("float32", "float64"):
+        e = np.concatenate([np.linspace(0, 1, 2001), np.exp(-np.linspace(0, 87, 501))])
+        e = e.astype(dtype)
+        true = [mp.log1p(reference.exact(v)) for v in e]
+        for log1p in (_log1p, jax.jit(_log1p)):
+            assert max(reference.distances(np.asarray(log1p(jnp.asarray(e))), true, dtype)) <= 1.3
+
+
+@pytest.mark.parametrize("argument", range(4))
+@pytest.mark.parametrize("reduction", ["sum", "mean", "weighted_mean"])
+def test_gradients_of_reductions(reduction: str, argument: int) -> None:
+    generator = np.random.default_rng(7)
+    labels, logits = generator.random((4, 3)), generator.normal(size=(4, 3)) * 4
+    pos_weight, weight = generator.random(3) + 0.5, generator.random((4, 1)) + 0.5
+
+    def numpy_loss(*arguments):
+        *arguments, weight = arguments
+        return weighted(*arguments, weight=weight, reduction=reduction)
+
+    def jax_loss(*arguments):
+        return numpy_loss(*map(jnp.asarray, arguments))
+
+    arguments = [labels, logits, pos_weight, weight]
+    got = jax.grad(jax_loss, argument)(*arguments)
+    for index in np.ndindex(got.shape):
+        lower, upper = (list(arguments) for _ in range(2))
+        for sides, step in ((lower, -1e-5), (upper, 1e-5)):
+            sides[argument] = arguments[argument].copy()
+            sides[argument][index] += step
+        difference = (numpy_loss(*upper) - numpy_loss(*lower)) / 2e-5
+        np.testing.assert_allclose(got[index], difference, rtol=1e-8, atol=1e-9)
+    if argument == 1:
+        *arguments, weight = map(jnp.asarray, arguments)
+        _, gradient = logitloss.value_and_grad(*arguments, weight=weight, reduction=reduction)
+        np.testing.assert_allclose(got, gradient, rtol=1e-15)
+
+
+@pytest.mark.parametrize("poison", [nan, inf, -inf, 1e300])
+@pytest.mark.parametrize("place", range(3))
+def test_zero_weight_masks_every_derivative(place: int, poison: float) -> None:
+    arguments = [np.ones(3), np.array([1.0, 2.0, -3.0]), np.full(3, 2.0), np.array([1.0, 0.0, 0.5])]
+    arguments[place][1] = poison
+
+    def total(*arguments):
+        return one_loss(*arguments).sum()
+
+    gradients = jax.grad(total, (0, 1, 2, 3))(*map(jnp.asarray, arguments))
+    second = jax.grad(lambda *a: sum(g.sum() for g in jax.grad(total, (0, 1, 2))(*a)), 1)
+    for got in (*gradients[:3], second(*map(jnp.asarray, arguments))):
+        assert got[1] == 0
+        assert np.isfinite(got).all() and (got[::2] != 0).all()
+    assert np.isfinite(gradients[3]).all()
+
+
+def test_derivative_by_a_weight_of_zero_is_the_loss() -> None:
+    # Methods that learn the weights of examples start from zero.
+    labels, logits = jnp.array([1.0, 0.0]), jnp.array([-2.0, 3.0])
+    weight = jnp.zeros(2)
+    got = jax.grad(lambda w: one_loss(labels, logits, 2.0, w).sum())(weight)
+    np.testing.assert_array_equal(got, weighted(labels, logits, 2.0))
+
+
+def test_infinite_slopes_stay_with_their_argument() -> None:
+    # The slope by the label is infinite there, which is no reason for the one by the logit to be.
+    logits = jnp.array([inf, -inf])
+    for label, expected in ((0.0, [1, 0]), (1.0, [0, -1])):
+        labels = jnp.full(2, label)
+        _, tangent = jax.jvp(lambda x, z=labels: sigmoid_loss(z, x), (logits,), (jnp.ones(2),))
+        np.testing.assert_array_equal(tangent, expected)
+    _, tangent = jax.jvp(lambda z: sigmoid_loss(z, logits), (jnp.zeros(2),), (jnp.ones(2),))
+    np.testing.assert_array_equal(tangent, [-inf, inf])
+
+
+def test_vmap_over_any_argument() -> None:
+    labels, logits = np.array([[1.0, 0.0], [0.5, 1.0]]), np.array([[2.0, -3.0], [0.0, 9.0]])
+    pos_weight = np.array([0.5, 2.0])
+    for axes in itertools.product([0, None], [0, 1, None], [0, None]):
+        if axes == (None,) * 3:
+            continue
+        arguments = [
+            a if axis is not None else a[0]
+            for a, axis in zip((labels, logits, pos_weight), axes, strict=True)
+        ]
+        got = jax.vmap(weighted, axes)(*map(jnp.asarray, arguments))
+        for i in range(2):
+            one = [
+                a if axis is None else np.take(a, i, axis)
+                for a, axis in zip(arguments, axes, strict=True)
+            ]
+            np.testing.assert_allclose(got[i], weighted(*one), rtol=1e-15)
+
+
+def test_jit_needs_shapes_and_dtypes_only() -> None:
+    def results(labels, logits, pos_weight, weight):
+        yield logitloss.grad_and_hess(labels, logits, pos_weight, weight=weight)
+        for reduction in ("none", "sum", "mean", "weighted_mean"):
+            options = {"weight": weight, "reduction": reduction}
+            yield logitloss.value_and_grad(labels, logits, pos_weight, **options)
+            yield weighted(labels, logits, pos_weight, **options)
+
+    arrays = [
+        jax.ShapeDtypeStruct(shape, dtype)
+        for shape, dtype in (((2, 3), "int8"), ((2, 3), "float32"), ((3,), "float64"), ((), "bool"))
+    ]
+    shapes = jax.eval_shape(lambda *arguments: list(results(*arguments)), *arrays)
+    for leaf in jax.tree.leaves(shapes):
+        assert leaf.dtype == "float32"
+        assert leaf.shape in ((2, 3), ())
+
+
+def test_numpy_beside_traced_arrays() -> None:
+    labels, pos_weight = np.array([1, 0], dtype="int8"), np.float64(3.0)
+    logits = np.array([0.5, -1.0], dtype="float32")
+    got = jax.jit(lambda x: weighted(labels, x, pos_weight, weight=[1.0, 0.5]))(logits)
+    assert got.dtype == "float32"
+    expected = weighted(labels, logits, pos_weight, weight=[1.0, 0.5])
+    np.testing.assert_array_max_ulp(got, expected, 4)
+
+
+@pytest.mark.parametrize("name", [None, "cost_of_clicks"])
+def test_name_is_a_named_scope(name: str | None) -> None:
+    lowered = jax.jit(lambda x: sigmoid_loss(x, x, name)).lower(jnp.ones(2))
+    assert (name or "logistic_loss") in lowered.as_text(debug_info=True)
+
+
+def test_out_is_refused() -> None:
+    array = jnp.ones(2)
+    with pytest.raises(TypeError, match="`out` must be None for jax arrays"):
+        sigmoid_loss(array, array, out=array)
+
+
+TWO_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from functools import partial
+from jax.sharding import NamedSharding, PartitionSpec as P
+import logitloss
+
+assert len(jax.devices()) == 2
+generator = np.random.default_rng(1)
+labels = generator.integers(0, 2, (8, 3)).astype("float32")
+logits = generator.normal(size=(8, 3)).astype("float32")
+pos_weight = np.float32([0.5, 1.0, 3.0])
+loss, slopes = logitloss.value_and_grad(labels, logits, pos_weight, reduction="mean")
+
+def mean(labels, logits, pos_weight):
+    return logitloss.weighted_cross_entropy_with_logits(
+        labels, logits, pos_weight, reduction="mean"
+    )
+
+def check(value, gradient):
+    np.testing.assert_allclose(value, loss, rtol=1e-6)
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-5)
+
+mesh = jax.sharding.Mesh(jax.devices(), ("rows",))
+rows, everywhere = P("rows"), P()
+
+@jax.jit
+@partial(jax.shard_map, mesh=mesh, in_specs=(rows, rows, everywhere), out_specs=everywhere)
+def sharded(*arguments):
+    return jax.lax.pmean(mean(*arguments), "rows")
+
+check(*jax.value_and_grad(sharded, 1)(labels, logits, pos_weight))
+by_pos_weight = jax.grad(sharded, 2)(labels, logits, pos_weight)
+np.testing.assert_allclose(by_pos_weight, jax.grad(mean, 2)(labels, jnp.asarray(logits), pos_weight), rtol=1e-5)
+
+halves = [a.reshape(2, 4, 3) for a in (labels, logits)]
+values, gradients = jax.pmap(jax.value_and_grad(mean, 1), in_axes=(0, 0, None))(*halves, pos_weight)
+check(values.mean(), gradients.reshape(8, 3) / 2)
+
+placed = [jax.device_put(a, NamedSharding(mesh, rows)) for a in (labels, logits)]
+value, gradient = logitloss.value_and_grad(*placed, pos_weight, reduction="mean")
+assert gradient.sharding == placed[1].sharding
+check(value, gradient)
+"""
+
+
+def test_two_devices() -> None:
+    flags = "--xla_force_host_platform_device_count=2"
+    run = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr

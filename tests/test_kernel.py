@@ -1,0 +1,299 @@
+"""What only the compiled kernel promises: the same bits however the work is cut up."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+from mpmath import mp, mpf
+
+import logitloss
+from logitloss._kernel import kernel
+
+SOURCES = Path(__file__).parents[1] / "src" / "logitloss" / "_kernel"
+FUNCTIONS = (logitloss.value_and_grad, logitloss.grad_and_hess)
+
+# Hashes of every result over awkward values: run in a fresh process per instruction set.
+SCRIPT = """
+import hashlib, json, sys
+import numpy as np, logitloss
+rng = np.random.default_rng(7)
+digests = {}
+for dtype in ("float32", "float64"):
+    size = 40_011
+    logits = (rng.normal(size=size) * 10.0 ** rng.integers(-3, 3, size)).astype(dtype)
+    logits[:4] = [np.inf, -np.inf, 0.0, -0.0]
+    labels = np.where(rng.random(size) < 0.5, rng.integers(0, 2, size), rng.random(size))
+    labels = labels.astype(dtype)
+    weight = rng.random(size).astype(dtype)
+    per_element = (10.0 ** rng.uniform(-30, 30, size)).astype(dtype)
+    for name, pos_weight, options in (
+        ("plain", 2.5, {}),
+        ("small", 1e-7, {}),
+        ("general", per_element, {"weight": weight}),
+        ("mean", 2.5, {"reduction": "mean"}),
+    ):
+        results = logitloss.value_and_grad(labels, logits, pos_weight, **options)
+        if name != "mean":
+            results += logitloss.grad_and_hess(labels, logits, pos_weight, **options)
+        data = b"".join(np.asarray(result).tobytes() for result in results)
+        digests[f"{dtype} {name}"] = hashlib.sha256(data).hexdigest()
+print(json.dumps([logitloss.show_config("dicts")["cpu"], digests]))
+"""
+
+
+def run(script: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def values(dtype: str, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = np.where(rng.random(size) < 0.7, rng.integers(0, 2, size), rng.random(size))
+    return labels.astype(dtype), (3 * rng.normal(size=size)).astype(dtype)
+
+
+def same_bits(first, second) -> bool:
+    return all(
+        np.asarray(a).dtype == np.asarray(b).dtype
+        and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def test_fused_instruction_sets_give_the_same_bits() -> None:
+    if not {"avx2", "avx512"} <= set(kernel.AVAILABLE_TARGETS):
+        pytest.skip(f"this processor runs {', '.join(kernel.AVAILABLE_TARGETS)} only")
+    results = {}
+    for target in ("avx2", "avx512"):
+        result = run(SCRIPT, LOGITLOSS_CPU=target)
+        assert result.returncode == 0, result.stderr
+        chosen, results[target] = json.loads(result.stdout)
+        assert chosen == target
+    assert results["avx2"] == results["avx512"]
+
+
+@pytest.mark.parametrize("target", kernel.AVAILABLE_TARGETS)
+def test_every_instruction_set_is_accurate(target: str) -> None:
+    """The value tests, run again with the instruction set forced."""
+    if target == kernel.TARGET:
+        pytest.skip("the rest of the suite runs on it")
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-k", "numpy", "tests/test_values.py"],
+        env=os.environ | {"LOGITLOSS_CPU": target},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+
+
+def test_unknown_instruction_set() -> None:
+    result = run("import logitloss", LOGITLOSS_CPU="mmx")
+    assert result.returncode == 1
+    assert "ImportError: `LOGITLOSS_CPU` must be one of baseline" in result.stderr
+    assert "'mmx'" in result.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [*range(1, 70), 255, 256, 257, 511, 4095, 4096, 4097])
+def test_every_length(dtype: str, size: int) -> None:
+    """Blocks, their tails and the padding: nothing is left out, counted twice or written past."""
+    labels, logits = values(dtype, size, seed=size)
+    guard = np.full(size + 64, 77, dtype)
+    loss, gradient = guard.copy(), guard.copy()
+    logitloss.value_and_grad(labels, logits, 2.5, out=(loss[32:-32], gradient[32:-32]))
+    for padded in (loss, gradient):
+        assert (padded[:32] == 77).all() and (padded[-32:] == 77).all()
+    single = [
+        logitloss.value_and_grad(labels[i : i + 1], logits[i : i + 1], 2.5) for i in range(size)
+    ]
+    assert same_bits(
+        [loss[32:-32], gradient[32:-32]], map(np.concatenate, zip(*single, strict=True))
+    )
+    total = logitloss.weighted_cross_entropy_with_logits(labels, logits, 2.5, reduction="sum")
+    exact = math.fsum(loss[32:-32].tolist())
+    assert abs(total - exact) <= np.spacing(np.dtype(dtype).type(exact))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [100_003, 4_300_000])
+def test_number_of_threads_changes_no_bit(dtype: str, size: int) -> None:
+    labels, logits = values(dtype, size)
+    results = []
+    for threads in (1, 2, 3, 7):
+        logitloss.set_num_threads(threads)
+        results.append(
+            [
+                *logitloss.value_and_grad(labels, logits, 2.5, reduction="mean"),
+                logitloss.weighted_cross_entropy_with_logits(labels, logits, 2.5),
+            ]
+        )
+    kernel.set_threads(0)
+    assert all(same_bits(results[0], other) for other in results[1:])
+    assert float(results[0][0]) == pytest.approx(
+        math.fsum(results[0][2].tolist()) / size, rel=2 * float(np.finfo(dtype).eps), abs=0
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_alignment_and_slices_change_no_bit(dtype: str) -> None:
+    labels, logits = values(dtype, 3000)
+    whole = logitloss.value_and_grad(labels, logits, 0.3)
+    for start, stop, step in ((1, 2999, 1), (17, 1200, 1), (5, 2900, 3), (2999, 100, -1)):
+        part = slice(start, stop, step)
+        got = logitloss.value_and_grad(labels[part], logits[part], 0.3)
+        assert same_bits(got, [result[part] for result in whole])
+    itemsize = np.dtype(dtype).itemsize
+    raw = np.empty(logits.nbytes + 1, np.uint8)
+    unaligned = raw[1:].view(dtype)
+    unaligned[:] = logits
+    assert not unaligned.flags.aligned and unaligned.itemsize == itemsize
+    assert same_bits(logitloss.value_and_grad(labels, unaligned, 0.3), whole)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_memory_order_changes_no_bit(dtype: str) -> None:
+    labels, logits = (array.reshape(60, 50) for array in values(dtype, 3000))
+    pos_weight = np.linspace(0.5, 4, 50).astype(dtype)
+    weight = np.linspace(0, 2, 60).astype(dtype)[:, None]
+    fortran = np.asfortranarray
+    for reduction in ("none", "mean", "weighted_mean"):
+        expected = logitloss.value_and_grad(
+            labels, logits, pos_weight, weight=weight, reduction=reduction
+        )
+        for z, x in (
+            (fortran(labels), fortran(logits)),
+            (labels, fortran(logits)),
+            (fortran(labels), logits),
+            (labels.astype(labels.dtype.newbyteorder()), logits),
+            (np.repeat(labels, 2, axis=1)[:, ::2], np.repeat(logits, 2, axis=0)[::2]),
+        ):
+            got = logitloss.value_and_grad(z, x, pos_weight, weight=weight, reduction=reduction)
+            assert same_bits(got, expected)
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 7), (5, 1), (5, 7), (3, 1, 7), (3, 5, 1), (3, 1, 1)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_every_way_to_broadcast(shape: tuple[int, ...], order: str) -> None:
+    labels, logits = (
+        np.asarray(array.reshape(3, 5, 7), order=order) for array in values("float64", 105)
+    )
+    coefficient = np.random.default_rng(1).random(shape)
+    full = np.array(np.broadcast_to(coefficient, (3, 5, 7)))
+    for function in FUNCTIONS:
+        assert same_bits(
+            function(labels, logits, coefficient, weight=coefficient + 1),
+            function(labels, logits, full, weight=full + 1),
+        )
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 8, 100, 255, 256, 257, 1000])
+def test_per_class_weights_across_blocks(classes: int) -> None:
+    rows = 3000 // classes + 3
+    labels, logits = (a.reshape(rows, classes) for a in values("float32", rows * classes))
+    pos_weight = np.linspace(0.5, 2, classes)
+    got = logitloss.value_and_grad(labels, logits, pos_weight)
+    columns = [
+        logitloss.value_and_grad(labels[:, c], logits[:, c], np.float32(pos_weight[c]))
+        for c in range(classes)
+    ]
+    assert same_bits(got, [np.stack(column, axis=1) for column in zip(*columns, strict=True)])
+
+
+# Each leaves the range of its dtype on the way to a result inside it: q z underflows, or q x
+# overflows, or the softplus is subnormal and pos_weight lifts it out.
+EXTREMES = [
+    (1e-30, -1e30, 1e-30),
+    (1e-40, -1e35, 1e-20),
+    (1e-44, -100.0, 1e30),
+    (1e-45, -3e38, 1.0),
+    (0.0, -1e5, np.inf),
+    (1.0, 95.0, 1e30),
+    (1.0, 150.0, 1e30),
+    (1.0, -1e-40, 1e-30),
+    (0.5, 88.5, 1e20),
+    (1.0, 1e38, 1e30),
+    (5e-324, -1e300, 1e-20),
+    (1e-300, -1e305, 1e-30),
+    (1.0, 740.0, 1e30),
+    (1.0, -745.0, 1e-300),
+    (3e-310, 1e308, 1e30),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("as_array", [False, True])
+@pytest.mark.parametrize("point", EXTREMES)
+def test_extremes(dtype: str, as_array: bool, point: tuple[float, float, float]) -> None:
+    with np.errstate(over="ignore", under="ignore"):
+        z, x, q = (np.array([value]).astype(dtype) for value in point)
+    if not all(np.isfinite([z, x])):
+        pytest.skip(f"beyond {dtype}")
+    pos_weight = q if as_array else float(q[0])
+    loss, gradient = logitloss.value_and_grad(z, x, pos_weight)
+    _, hessian = logitloss.grad_and_hess(z, x, pos_weight)
+    if not np.isfinite(q[0]):
+        pos_weight, q = 1.0, np.ones(1, dtype)  # z is 0: any pos_weight gives the same
+    for got, function, scale in (
+        (loss, reference.loss, reference.loss),
+        (gradient, reference.gradient, reference.gradient_scale),
+        (hessian, reference.hessian, reference.hessian),
+    ):
+        true, scale = reference.at(function, z, x, q), reference.at(scale, z, x, q)
+        assert max(reference.distances(got, true, dtype, scale)) <= 3
+
+
+def test_infinite_pos_weight_at_negatives() -> None:
+    labels, logits = np.array([0.0, 1.0, 0.0, 1.0]), np.array([1.0, 1.0, np.inf, -1.0])
+    got = logitloss.weighted_cross_entropy_with_logits(labels, logits, np.inf)
+    softplus = logitloss.sigmoid_cross_entropy_with_logits(labels, logits)
+    np.testing.assert_array_equal(got, [softplus[0], np.inf, np.inf, np.inf])
+
+
+def test_bounds_of_the_polynomials() -> None:
+    """The bounds that logistic.h states for its two polynomials, checked on the constants there."""
+    header = (SOURCES / "logistic.h").read_text()
+    for branch, bits in zip(header.split("#else\n"), (24, 53), strict=False):
+        centre = mpf(re.search(r"#define LOG_CENTRE ([\d.]+)", branch)[1])
+        half_ln2 = mp.log(2) / 2
+        for name, variable, width, contribution in (
+            ("EXP", "r", half_ln2, lambda r, p: (1 + r + r * r * p) / mp.exp(r) - 1),
+            ("LOG", "t", mpf(1) / 2, lambda t, p: _log_error(t, p, centre)),
+        ):
+            pattern = (
+                rf"/\* 2\^(-[\d.]+) \*/\n#define {name}_POLYNOMIAL\(\w, \w2\) ((?:.*\\\n)*.*)\n"
+            )
+            bound, text = re.search(pattern, branch).groups()
+            text = re.sub(r"-?0x[0-9a-f.]+p[+-]?\d+", lambda m: f"N('{m[0]}')", text)
+            code = text.replace("\\\n", " ").replace("f,", ",").replace("f)", ")")
+            code = re.sub(r"'\)f", "')", code).strip()
+            for i in range(-200, 201):
+                v = width * i / 200
+                names = {
+                    "FMA": lambda a, b, c: a * b + c,
+                    "N": lambda literal: mpf(float.fromhex(literal)),
+                    variable: v,
+                    f"{variable}2": v * v,
+                }
+                error = contribution(v, eval(code, names))
+                assert abs(error) < mpf(2) ** (float(bound) + 0.05), (name, bits, float(v))
+
+
+def _log_error(t: mpf, polynomial: mpf, centre: mpf) -> mpf:
+    e = t + mpf(1) / 2
+    return e * (centre + polynomial) / mp.log1p(e) - 1 if e else centre + polynomial - 1
