@@ -198,7 +198,6 @@ def _fits_kernel(*values: Any) -> bool:
     return all(
         type(value) in _PLAIN
         and value.is_cpu
-        and value.layout is torch.strided
         and value.dtype in _READABLE
         for value in values
         if isinstance(value, Tensor)
@@ -206,7 +205,7 @@ def _fits_kernel(*values: Any) -> bool:
 
 
 def _have_memory(*values: Any) -> bool:
-    """Whether these are no wrappers of `vmap` and its like, which pass for ordinary tensors."""
+    """Whether these are neither sparse nor wrapped by `vmap` and its like."""
     return all(
         torch._C._dispatch_keys(value).raw_repr() & ~_PLAIN_KEYS == 0
         for value in values
@@ -406,21 +405,21 @@ def _partials(
 
     def by_labels(factor: Tensor) -> Tensor:
         scale = times_weight(factor)
-        positives = derivative(one, logits, pos_weight, scale, order)
-        return positives - derivative(zero, logits, pos_weight, scale, order)
+        positives = derivative(one, logits, pos_weight, scale, order, False)
+        return positives - derivative(zero, logits, pos_weight, scale, order, False)
 
     def by_logits(factor: Tensor) -> Tensor:
         scale = times_weight(factor)
         if order < 2:
-            return derivative(labels, logits, pos_weight, scale, order + 1)
+            return derivative(labels, logits, pos_weight, scale, order + 1, False)
         # D(3), from which on autograd knows what to do.
-        return -torch.tanh(logits / 2) * derivative(labels, logits, pos_weight, scale, order)
+        return -torch.tanh(logits / 2) * derivative(labels, logits, pos_weight, scale, order, False)
 
     def by_pos_weight(factor: Tensor) -> Tensor:
-        return derivative(one, logits, labels, times_weight(factor), order)
+        return derivative(one, logits, labels, times_weight(factor), order, False)
 
     def by_weight(factor: Tensor) -> Tensor:
-        values = derivative(labels, logits, pos_weight, factor, order)
+        values = derivative(labels, logits, pos_weight, factor, order, False)
         # What is masked stays masked.
         return torch.where((weight == 0) & ~torch.isfinite(values), 0.0, values)
 
@@ -437,7 +436,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(
-    ctx: Any, scale: Tensor, derivative: Callable[..., Tensor] = _derivative
+    ctx: Any, scale: Tensor, derivative: Callable[..., Tensor]
 ) -> tuple[Tensor | None, ...]:
     operands = ctx.saved_tensors
     factors = tuple(scale if needed else None for needed in ctx.needs_input_grad[:4])
@@ -454,7 +453,10 @@ class _Derivative(Function):
 
     forward = staticmethod(_compute)
     setup_context = staticmethod(_save)
-    backward = staticmethod(_backward)
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> Any:
+        return _backward(ctx, scale, _Derivative.apply)
 
     @staticmethod
     def vmap(
@@ -493,9 +495,13 @@ class _DerivativeWithForwardMode(_Derivative):
         ctx.save_for_forward(*inputs[:4])
 
     @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> Any:
+        return _backward(ctx, scale, _DerivativeWithForwardMode.apply)
+
+    @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         operands = ctx.saved_tensors
-        partials = _partials(*operands, ctx.order, tangents[:4], _derivative)
+        partials = _partials(*operands, ctx.order, tangents[:4], _DerivativeWithForwardMode.apply)
         tangent = sum(partial for partial in partials if partial is not None)
         tangent = tangent.expand_as(operands[1])
         return tangent.sum() if ctx.total else tangent
