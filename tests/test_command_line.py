@@ -817,5 +817,5 @@ def peak_memory(rows: int, labels_order: str, logits_order: str) -> int:
 def test_memory_does_not_grow_with_the_files(labels_order, logits_order):
     few = peak_memory(2 * 1024, labels_order, logits_order)
     many = peak_memory(16 * 1024, labels_order, logits_order)
-    # The files have grown by 126 MiB.
-    assert many - few < 16 * 2**20
+    # The files have grown by 126 MiB. In mixed order a block touches a page of every column.
+    assert many - few < (16 if labels_order == logits_order else 32) * 2**20

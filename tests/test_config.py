@@ -143,7 +143,7 @@ def test_quota_of_the_control_group(
         file = tmp_path / "sys/fs/cgroup" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    assert _config._control_group_quota(tmp_path) == quota
+    assert _config._control_group_quota(str(tmp_path)) == quota
 
 
 SIZE = 300_000

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -273,7 +274,7 @@ def test_bounds_of_the_polynomials() -> None:
         half_ln2 = mp.log(2) / 2
         for name, variable, width, contribution in (
             ("EXP", "r", half_ln2, lambda r, p: (1 + r + r * r * p) / mp.exp(r) - 1),
-            ("LOG", "t", mpf(1) / 2, lambda t, p: _log_error(t, p, centre)),
+            ("LOG", "t", mpf(1) / 2, partial(_log_error, centre)),
         ):
             pattern = (
                 rf"/\* 2\^(-[\d.]+) \*/\n#define {name}_POLYNOMIAL\(\w, \w2\) ((?:.*\\\n)*.*)\n"
@@ -294,6 +295,6 @@ def test_bounds_of_the_polynomials() -> None:
                 assert abs(error) < mpf(2) ** (float(bound) + 0.05), (name, bits, float(v))
 
 
-def _log_error(t: mpf, polynomial: mpf, centre: mpf) -> mpf:
+def _log_error(centre: mpf, t: mpf, polynomial: mpf) -> mpf:
     e = t + mpf(1) / 2
     return e * (centre + polynomial) / mp.log1p(e) - 1 if e else centre + polynomial - 1

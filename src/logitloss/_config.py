@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import operator
 import os
-from pathlib import Path
 from typing import Any, Literal, overload
 
 from logitloss._kernel import kernel
@@ -112,6 +110,9 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     if mode == "dicts":
         return configuration
     if mode == "stdout":
+        # A module that importing logitloss should not wait for.
+        import json
+
         print(json.dumps(configuration, indent=2))
         return None
     raise ValueError(f'`mode` must be "stdout" or "dicts"; got {mode!r}.')
@@ -144,44 +145,48 @@ def _threads_of_machine() -> int:
     return processors if quota is None else max(1, min(processors, math.ceil(quota)))
 
 
-def _control_group_quota(root: Path = Path("/")) -> float | None:
+def _control_group_quota(root: str = "/") -> float | None:
     """How many processors' time the control group may use: the least of it and its parents."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return None
     quotas = []
-    for line in lines:
+    for line in _read(root, "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
+        mount = "sys/fs/cgroup" + ("/cpu" if controllers else "")
         # A container sees its own group as the root of the hierarchy, whatever the path says.
-        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
-        group = mount / path.lstrip("/")
-        for folder in (group, *group.parents):
+        parts = path.strip("/").split("/")
+        for length in range(len(parts) + 1):
+            folder = os.path.join(root, mount, *parts[:length])
             quota = _quota_v1(folder) if controllers else _quota_v2(folder)
             if quota is not None:
                 quotas.append(quota)
-            if folder == mount:
-                break
     return min(quotas, default=None)
 
 
-def _quota_v2(folder: Path) -> float | None:
+def _quota_v2(folder: str) -> float | None:
     try:
-        quota, period = (folder / "cpu.max").read_text().split()
+        quota, period = _read(folder, "cpu.max").split()
         return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError):
         return None
 
 
-def _quota_v1(folder: Path) -> float | None:
+def _quota_v1(folder: str) -> float | None:
     try:
-        quota = int((folder / "cpu.cfs_quota_us").read_text())
-        period = int((folder / "cpu.cfs_period_us").read_text())
+        quota = int(_read(folder, "cpu.cfs_quota_us"))
+        period = int(_read(folder, "cpu.cfs_period_us"))
         return quota / period if quota > 0 else None
-    except (OSError, ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError):
         return None
+
+
+def _read(folder: str, name: str) -> str:
+    """The text of a file, or nothing if it cannot be read."""
+    try:
+        with open(os.path.join(folder, name), encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _initialise() -> None:

@@ -162,7 +162,7 @@ def sigmoid_cross_entropy_with_logits(
     name: str | None = None,
     *,
     weight: Array | float | None = None,
-    reduction: Reduction = "none",
+    reduction: Reduction = _NONE,
     out: Array | None = None,
 ) -> Array:
     r"""Binary cross-entropy from logits.
@@ -205,6 +205,10 @@ def sigmoid_cross_entropy_with_logits(
     >>> sigmoid_cross_entropy_with_logits(np.array([0.0, 1.0, 0.5]), np.array([1.0, 1.0, 0.0]))
     array([1.31326169, 0.31326169, 0.69314718])
     """
+    if weight is None and out is None and name is None and reduction is _NONE:
+        losses = plain_loss(labels, logits, 1.0)
+        if losses is not None:
+            return losses
     check_reduction(reduction)
     arguments = parse(labels, logits, 1.0, weight, name)
     check_out(out, arguments, reduction)

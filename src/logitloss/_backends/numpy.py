@@ -94,8 +94,15 @@ def _divisor(arguments: Arguments, reduction: str) -> float:
         return float(_round(weight, arguments)) * size
     if not weight.size:
         return 0.0
-    weights = np.sum(weight.astype(arguments.dtype, copy=False), dtype=np.float64)
-    return float(weights) * (size / weight.size)
+    with np.nditer(
+        weight,
+        flags=["buffered", "external_loop", "zerosize_ok"],
+        op_dtypes=[arguments.dtype],
+        casting="unsafe",
+        buffersize=_CHUNK,
+    ) as chunks:
+        weights = sum(float(np.sum(chunk, dtype=np.float64)) for chunk in chunks)
+    return weights * (size / weight.size)
 
 
 def _round(value: Any, arguments: Arguments) -> Any:
@@ -213,6 +220,8 @@ def _coefficient(
         return 1.0
     if isinstance(value, float):
         return float(_round(value, arguments))
+    # What a view only repeats is read once, like what is still to be broadcast.
+    value = value[tuple(slice(1 if step == 0 else None) for step in value.strides)]
     if value.size == 1:
         return float(_round(value, arguments).item())
     value = value.reshape((1,) * (len(shape) - value.ndim) + value.shape).transpose(axes)

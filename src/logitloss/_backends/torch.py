@@ -196,9 +196,7 @@ def _is_traced() -> bool:
 
 def _fits_kernel(*values: Any) -> bool:
     return all(
-        type(value) in _PLAIN
-        and value.is_cpu
-        and value.dtype in _READABLE
+        type(value) in _PLAIN and value.is_cpu and value.dtype in _READABLE
         for value in values
         if isinstance(value, Tensor)
     )
@@ -324,16 +322,16 @@ def _derivative(
 ) -> Tensor:
     """D(order), or the sum over all its elements."""
     arguments = labels, logits, pos_weight, weight, order, total
-    if torch.compiler.is_exporting():
-        # An export keeps the derivative rule of an operator, but not that of a Function.
-        return _operator(*arguments)
-    if not torch.compiler.is_compiling():
-        return _DerivativeWithForwardMode.apply(*arguments)
-    # On the CPU the kernel outruns what Inductor makes of the formula; elsewhere Inductor fuses the
-    # formula with its surroundings. An operator's derivative rule knows nothing of torch.func.
-    if _fits_kernel(*arguments) and not torch._C._are_functorch_transforms_active():
-        return _operator(*arguments)
-    return _Derivative.apply(*arguments)
+    if torch.compiler.is_compiling():
+        # On the CPU the kernel outruns what Inductor makes of the formula; elsewhere Inductor fuses
+        # the formula with its surroundings. But an export drops the derivative rule of a Function.
+        if _is_transformed():
+            torch._dynamo.graph_break("Dynamo loses tangents and second derivatives of Functions.")
+        elif torch.compiler.is_exporting() or _fits_kernel(*arguments):
+            return _operator(*arguments)
+        else:
+            return _Derivative.apply(*arguments)
+    return _DerivativeWithForwardMode.apply(*arguments)
 
 
 def _compute(
