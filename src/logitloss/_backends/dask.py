@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import dask.array as da
 import numpy as np
 from array_api_compat import array_namespace
 from dask.array.utils import meta_from_array
-from dask.core import flatten
 
 from logitloss import _losses
 from logitloss._arguments import Arguments
@@ -31,81 +29,113 @@ _silently = np.errstate(all="ignore")
 
 def loss(arguments: Arguments, reduction: str, out: Array | None, name: str | None) -> Array:
     name = name or _NAME
-    function = _losses.weighted_cross_entropy_with_logits
     if reduction == "none":
-        return _chunkwise(_compute, arguments, name, _meta(arguments), function=function)
+        return _chunkwise(_loss, arguments, _like(arguments), name)
     wide = _widened(arguments)
-    sums = _chunkwise(_compute, wide, name, _meta(wide), function=function, reduction="sum")
+    sums = _chunkwise(_loss_sum, wide, _like(wide, np.float64), name, adjust_chunks=_ones(wide))
     return _reduced(sums, _divisor(wide, reduction), arguments, name)
 
 
 def value_and_grad(
     arguments: Arguments, reduction: str, out: tuple[Array, Array] | None
 ) -> tuple[Array, Array]:
-    function = _losses.value_and_grad
     if reduction == "none":
-        return _two(arguments, function, "value", "gradient")
+        return _two(_value_and_grad, arguments, "value", "gradient")
     wide = _widened(arguments)
-    pairs = _chunkwise(
-        _compute, wide, _NAME, _meta(wide, object), function=function, reduction="sum"
-    )
+    pairs = _chunkwise(_sum_and_grad, wide, _like(wide, object), _NAME)
     divisor = _divisor(wide, reduction)
-    value = _reduced(_item(pairs, 0, "sum", _meta(wide)), divisor, arguments, _NAME)
-    gradient = _item(pairs, 1, "gradient", _meta(wide))
+    sums = _item(pairs, 0, _like(wide, np.float64), "sum", adjust_chunks=_ones(wide))
+    gradient = _item(pairs, 1, _like(wide), "gradient")
     # All weights zero: every derivative is zero already, and must not become 0 / 0.
-    return value, _divided(gradient, divisor, 1.0, arguments.dtype, "gradient")
+    gradient = _divided(gradient, divisor, 1.0, arguments.dtype, "gradient")
+    return _reduced(sums, divisor, arguments, "value"), gradient
 
 
 def grad_and_hess(arguments: Arguments, out: tuple[Array, Array] | None) -> tuple[Array, Array]:
-    return _two(arguments, _losses.grad_and_hess, "gradient", "hessian")
+    return _two(_grad_and_hess, arguments, "gradient", "hessian")
 
 
-def _two(
-    arguments: Arguments, function: Callable[..., Any], first: str, second: str
+# The tasks: one for each chunk.
+
+
+def _loss(labels: Array, logits: Array, pos_weight: Any, weight: Any, **options: Any) -> Any:
+    with _one_thread():
+        return _losses.weighted_cross_entropy_with_logits(
+            labels, logits, pos_weight, weight=weight, **options
+        )
+
+
+def _value_and_grad(
+    labels: Array, logits: Array, pos_weight: Any, weight: Any, **options: Any
+) -> tuple[Any, Array]:
+    with _one_thread():
+        return _losses.value_and_grad(labels, logits, pos_weight, weight=weight, **options)
+
+
+def _grad_and_hess(
+    labels: Array, logits: Array, pos_weight: Any, weight: Any
 ) -> tuple[Array, Array]:
-    """Both results of `function`, which is called once for each chunk."""
-    pairs = _chunkwise(_compute, arguments, _NAME, _meta(arguments, object), function=function)
-    meta = _meta(arguments)
-    return _item(pairs, 0, first, meta), _item(pairs, 1, second, meta)
+    with _one_thread():
+        return _losses.grad_and_hess(labels, logits, pos_weight, weight=weight)
+
+
+def _loss_sum(labels: Array, logits: Array, pos_weight: Any, weight: Any) -> Array:
+    return _as_chunk(_loss(labels, logits, pos_weight, weight, reduction="sum"), logits)
+
+
+def _sum_and_grad(
+    labels: Array, logits: Array, pos_weight: Any, weight: Any
+) -> tuple[Array, Array]:
+    total, gradient = _value_and_grad(labels, logits, pos_weight, weight, reduction="sum")
+    return _as_chunk(total, logits), gradient
+
+
+def _as_chunk(total: Any, logits: Array) -> Array:
+    xp = array_namespace(logits)
+    return xp.reshape(xp.asarray(total, dtype=xp.float64), (1,) * logits.ndim)
+
+
+# The graph.
 
 
 def _chunkwise(
-    task: Callable[..., Any], arguments: Arguments, name: str, meta: Array, **options: Any
+    task: Callable[..., Any], arguments: Arguments, meta: Array, name: str, **options: Any
 ) -> Array:
-    axes = range(arguments.logits.ndim)
+    axes = tuple(range(arguments.logits.ndim))
     operands: list[Any] = []
     for value in (arguments.labels, arguments.logits, arguments.pos_weight, arguments.weight):
-        is_array = isinstance(value, da.Array)
-        operands += [value, tuple(axes[len(axes) - value.ndim :]) if is_array else None]
+        operands += [value, axes[len(axes) - value.ndim :] if isinstance(value, da.Array) else None]
+    return da.blockwise(task, axes, *operands, token=name, dtype=meta.dtype, meta=meta, **options)
+
+
+def _two(
+    task: Callable[..., Any], arguments: Arguments, first: str, second: str
+) -> tuple[Array, Array]:
+    """Both results of tasks that give two."""
+    pairs = _chunkwise(task, arguments, _like(arguments, object), _NAME)
+    like = _like(arguments)
+    return _item(pairs, 0, like, first), _item(pairs, 1, like, second)
+
+
+def _item(pairs: Array, index: int, meta: Array, name: str, **options: Any) -> Array:
+    axes = tuple(range(pairs.ndim))
+    getter = operator.itemgetter(index)
     return da.blockwise(
-        task, tuple(axes), *operands, token=name, dtype=meta.dtype, meta=meta, **options
+        getter, axes, pairs, axes, token=name, dtype=meta.dtype, meta=meta, **options
     )
 
 
-def _compute(
-    labels: Array,
-    logits: Array,
-    pos_weight: Array | float,
-    weight: Array | float | None,
-    *,
-    function: Callable[..., Any],
-    **options: Any,
-) -> Any:
-    with _one_thread():
-        return function(labels, logits, pos_weight, weight=weight, **options)
+def _like(arguments: Arguments, dtype: Any = None) -> Array:
+    """An empty array of the kind that chunks of results are."""
+    return meta_from_array(arguments.logits, dtype=dtype or arguments.dtype)
 
 
-def _item(pairs: Array, index: int, name: str, meta: Array) -> Array:
-    return da.map_blocks(operator.itemgetter(index), pairs, token=name, dtype=meta.dtype, meta=meta)
-
-
-def _meta(arguments: Arguments, dtype: Any = None) -> Array:
-    logits = arguments.logits
-    return meta_from_array(logits, ndim=logits.ndim, dtype=dtype or arguments.dtype)
+def _ones(arguments: Arguments) -> dict[int, int]:
+    return dict.fromkeys(range(arguments.logits.ndim), 1)
 
 
 def _widened(arguments: Arguments) -> Arguments:
-    """Half precision as float32, in which it is computed anyhow: the sum of a chunk may overflow."""
+    """Half precision as float32: the sum of a chunk may be beyond it."""
     if arguments.dtype.itemsize > 2:
         return arguments
     return generic.prepare(arguments)._replace(dtype=np.dtype(np.float32))
@@ -118,52 +148,45 @@ def _divisor(arguments: Arguments, reduction: str) -> Array | float:
         return 1.0
     size = logits.size
     if math.isnan(size):
-        size = da.ones_like(logits, dtype=np.float64).sum()
+        size = _total(da.ones_like(logits, dtype=np.float64))
     if reduction == "mean" or weight is None:
         return size
     if isinstance(weight, float):
         return float(np.asarray(weight).astype(arguments.dtype)) * size
     weight = weight.astype(arguments.dtype)
-    if weight.size == logits.size:
-        return weight.sum(dtype=np.float64)
-    return (da.ones_like(logits, dtype=np.float64) * weight).sum()
+    if weight.shape != logits.shape:
+        weight = weight * da.ones_like(logits, dtype=np.float64)
+    return _total(weight)
 
 
 def _reduced(sums: Array, divisor: Array | float, arguments: Arguments, name: str) -> Array:
-    """A single number from the sums of the chunks."""
-    total = da.reduction(
-        sums,
-        chunk=_part,
-        combine=_gather,
-        aggregate=_add,
-        concatenate=False,
-        dtype=np.float64,
-        meta=meta_from_array(sums, ndim=0, dtype=np.float64),
-    )
-    return _divided(total, divisor, math.nan, arguments.dtype, name)
+    return _divided(_total(sums), divisor, math.nan, arguments.dtype, name)
 
 
-# The parts of Dask's tree are lists of the sums of chunks, eight bytes each: added up at once,
-# correctly rounded, they give a number that does not depend on how the tree has grown.
+def _total(array: Array) -> Array:
+    return da.reduction(array, chunk=_sum, combine=_keep, aggregate=_add, dtype=np.float64)
 
 
-def _part(sum_of_chunk: Array, axis: Any, keepdims: bool) -> list[Array]:
-    return [sum_of_chunk]
+# The sums of chunks are only gathered up Dask's tree, and added at its root, correctly rounded:
+# the result does not depend on how the tree has grown.
 
 
-def _gather(parts: Any, axis: Any, keepdims: bool) -> list[Array]:
-    return list(flatten(parts))
+def _sum(chunk: Array, axis: Any, keepdims: bool) -> Array:
+    xp = array_namespace(chunk)
+    return xp.sum(chunk, axis=axis, keepdims=keepdims, dtype=xp.float64)
 
 
-@_silently
-def _add(parts: Any, axis: Any, keepdims: bool) -> Array:
-    sums = list(flatten(parts))
-    xp = array_namespace(*sums)
+def _keep(sums: Array, axis: Any, keepdims: bool) -> Array:
+    return sums
+
+
+def _add(sums: Array, axis: Any, keepdims: bool) -> Array:
+    terms = sums.ravel().tolist()
     try:
-        total = math.fsum(map(float, sums))
+        total = math.fsum(terms)
     except (OverflowError, ValueError):  # past the largest number, or infinities of both signs
-        total = sum(map(float, sums))
-    return xp.asarray(total, dtype=xp.float64)
+        total = sum(terms)
+    return array_namespace(sums).asarray(total, dtype=sums.dtype)
 
 
 def _divided(values: Array, divisor: Array | float, by_zero: float, dtype: Any, name: str) -> Array:

@@ -4,7 +4,7 @@
 import os
 
 cimport numpy as cnp
-from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
+from cpython.float cimport PyFloat_Check
 from cython.parallel cimport prange
 from libc.string cimport memcmp
 
@@ -208,19 +208,24 @@ cdef inline bint _is_plain(cnp.ndarray array) noexcept:
 def plain_loss(object labels, object logits, object pos_weight):
     """The elementwise loss in the commonest case, or None if it is another one.
 
-    Two plain contiguous arrays of the same floating type and shape and a float, for
+    Two plain contiguous arrays of the same floating type and shape and a number, for
     which a call costs no more than an addition: no checks beyond these are needed.
     """
     cdef logitloss_task task
     cdef cnp.ndarray x, z, result
     cdef int kind, ndim
     cdef Py_ssize_t size
+    cdef double q
     cdef logitloss_run *run
     if not (
         cnp.PyArray_CheckExact(logits)
         and cnp.PyArray_CheckExact(labels)
-        and PyFloat_Check(pos_weight)
+        and (PyFloat_Check(pos_weight) or type(pos_weight) is int)
     ):
+        return None
+    try:
+        q = pos_weight
+    except OverflowError:
         return None
     x = <cnp.ndarray>logits
     z = <cnp.ndarray>labels
@@ -255,7 +260,7 @@ def plain_loss(object labels, object logits, object pos_weight):
     task.logits.repeat = task.labels.repeat = 1
     task.logits.period = task.labels.period = size if size else 1
     task.pos_weight.data = task.weight.data = NULL
-    task.pos_weight_scalar = PyFloat_AS_DOUBLE(pos_weight)
+    task.pos_weight_scalar = q
     task.weight_scalar = 1
     task.gradient_divisor = 1
     task.in_place = False
