@@ -116,6 +116,19 @@ def test_threadpoolctl() -> None:
         assert logitloss.get_num_threads() == 2
 
 
+@needs_openmp
+def test_one_thread_limits_the_calling_thread_only() -> None:
+    logitloss.set_num_threads(3)
+    others: list[int] = []
+    with _config.one_thread():
+        assert logitloss.get_num_threads() == 1
+        worker = threading.Thread(target=lambda: others.append(logitloss.get_num_threads()))
+        worker.start()
+        worker.join()
+    assert others == [3]
+    assert logitloss.get_num_threads() == 3
+
+
 V1 = "4:cpu,cpuacct:/app\n3:memory:/app\n0::/ignored\n"
 
 

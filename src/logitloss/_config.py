@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import operator
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, overload
 
 from logitloss._kernel import kernel
@@ -68,6 +70,16 @@ def get_num_threads() -> int:
     set_num_threads
     """
     return kernel.get_threads()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on the calling thread alone, because it is one of many workers."""
+    limit = kernel.limit_threads(1)
+    try:
+        yield
+    finally:
+        kernel.limit_threads(limit)
 
 
 @overload

@@ -86,6 +86,7 @@ cdef extern from "runtime.h" nogil:
     bint logitloss_has_avx512() noexcept
     void logitloss_watch_forks() noexcept
     bint logitloss_is_forked_child
+    int logitloss_thread_limit
 
 cnp.import_array()
 logitloss_watch_forks()
@@ -153,22 +154,36 @@ def set_default_threads(int default, int unlimited_openmp):
     _unlimited_openmp_threads = unlimited_openmp or omp_get_num_procs()
 
 
+def limit_threads(int limit):
+    """Use no more than `limit` threads for calls from this thread, or 0 for no limit.
+
+    Returns the limit before, for callers that are one of many parallel workers.
+    """
+    global logitloss_thread_limit
+    previous = logitloss_thread_limit
+    logitloss_thread_limit = limit
+    return previous
+
+
 def get_threads():
     """How many threads a large call from this thread would use now."""
     return _threads()
 
 
 cdef int _threads() noexcept nogil:
-    cdef int limit
+    cdef int threads = _default_threads, openmp
     if not LOGITLOSS_OPENMP or logitloss_is_forked_child:
         return 1
     if _requested_threads:
-        return _requested_threads
-    # threadpoolctl and omp_set_num_threads show themselves here.
-    limit = omp_get_max_threads()
-    if limit < _unlimited_openmp_threads and limit < _default_threads:
-        return limit
-    return _default_threads
+        threads = _requested_threads
+    else:
+        # threadpoolctl and omp_set_num_threads show themselves here.
+        openmp = omp_get_max_threads()
+        if openmp < _unlimited_openmp_threads and openmp < threads:
+            threads = openmp
+    if 0 < logitloss_thread_limit < threads:
+        threads = logitloss_thread_limit
+    return threads
 
 
 cdef logitloss_sum _execute(

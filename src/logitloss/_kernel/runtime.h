@@ -29,6 +29,13 @@ static inline int logitloss_has_avx2(void) { return 0; }
 static inline int logitloss_has_avx512(void) { return 0; }
 #endif
 
+/* The most threads for calls from this thread, 0 for no limit of its own. */
+#ifdef _MSC_VER
+static __declspec(thread) int logitloss_thread_limit = 0;
+#else
+static _Thread_local int logitloss_thread_limit = 0;
+#endif
+
 /* A forked child inherits the OpenMP runtime's state but not its threads, and with
  * libgomp waits for them for ever.  It must run serially. */
 static volatile int logitloss_is_forked_child = 0;
