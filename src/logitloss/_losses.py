@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 import numpy as np
-from array_api_compat import is_numpy_namespace
+from array_api_compat import (
+    is_dask_namespace,
+    is_jax_namespace,
+    is_numpy_namespace,
+    is_torch_namespace,
+)
 
 from logitloss._arguments import Arguments, check_out, check_out_pair, check_reduction, parse
 from logitloss._backends import Backend, generic, numpy
@@ -342,7 +347,19 @@ def grad_and_hess(
 
 def _backend(arguments: Arguments) -> Backend:
     xp = arguments.xp
-    # An array of a library has been passed, so its module imports nothing that is not there.
     if is_numpy_namespace(xp):
         return generic if arguments.dtype == np.longdouble != np.float64 else numpy
+    # An array of the library has been passed, so that importing it here costs nothing.
+    if is_torch_namespace(xp):
+        from logitloss._backends import torch
+
+        return torch
+    if is_jax_namespace(xp):
+        from logitloss._backends import jax
+
+        return jax
+    if is_dask_namespace(xp):
+        from logitloss._backends import dask
+
+        return dask
     return generic

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import operator
 from collections.abc import Callable
@@ -16,12 +15,10 @@ from dask.array.utils import meta_from_array
 from logitloss import _losses
 from logitloss._arguments import Arguments
 from logitloss._backends import generic
+from logitloss._config import one_thread
 from logitloss._formula import Array
 
 _NAME = "logistic_loss"
-
-# Dask runs as many tasks as there are processors: threads within them would only compete.
-_one_thread = contextlib.nullcontext
 
 # Tasks run outside the np.errstate of the call that made them.
 _silently = np.errstate(all="ignore")
@@ -30,9 +27,9 @@ _silently = np.errstate(all="ignore")
 def loss(arguments: Arguments, reduction: str, out: Array | None, name: str | None) -> Array:
     name = name or _NAME
     if reduction == "none":
-        return _chunkwise(_loss, arguments, _like(arguments), name)
+        return _chunkwise(_loss, arguments, name)
     wide = _widened(arguments)
-    sums = _chunkwise(_loss_sum, wide, _like(wide, np.float64), name, adjust_chunks=_ones(wide))
+    sums = _chunkwise(_loss_sum, wide, name)
     return _reduced(sums, _divisor(wide, reduction), arguments, name)
 
 
@@ -42,10 +39,10 @@ def value_and_grad(
     if reduction == "none":
         return _two(_value_and_grad, arguments, "value", "gradient")
     wide = _widened(arguments)
-    pairs = _chunkwise(_sum_and_grad, wide, _like(wide, object), _NAME)
+    pairs = _chunkwise(_sum_and_grad, wide, _NAME)
     divisor = _divisor(wide, reduction)
-    sums = _item(pairs, 0, _like(wide, np.float64), "sum", adjust_chunks=_ones(wide))
-    gradient = _item(pairs, 1, _like(wide), "gradient")
+    sums = _item(pairs, 0, "sum")
+    gradient = _item(pairs, 1, "gradient")
     # All weights zero: every derivative is zero already, and must not become 0 / 0.
     gradient = _divided(gradient, divisor, 1.0, arguments.dtype, "gradient")
     return _reduced(sums, divisor, arguments, "value"), gradient
@@ -59,7 +56,8 @@ def grad_and_hess(arguments: Arguments, out: tuple[Array, Array] | None) -> tupl
 
 
 def _loss(labels: Array, logits: Array, pos_weight: Any, weight: Any, **options: Any) -> Any:
-    with _one_thread():
+    # Dask runs as many tasks as there are processors: threads within them would only compete.
+    with one_thread():
         return _losses.weighted_cross_entropy_with_logits(
             labels, logits, pos_weight, weight=weight, **options
         )
@@ -68,14 +66,14 @@ def _loss(labels: Array, logits: Array, pos_weight: Any, weight: Any, **options:
 def _value_and_grad(
     labels: Array, logits: Array, pos_weight: Any, weight: Any, **options: Any
 ) -> tuple[Any, Array]:
-    with _one_thread():
+    with one_thread():
         return _losses.value_and_grad(labels, logits, pos_weight, weight=weight, **options)
 
 
 def _grad_and_hess(
     labels: Array, logits: Array, pos_weight: Any, weight: Any
 ) -> tuple[Array, Array]:
-    with _one_thread():
+    with one_thread():
         return _losses.grad_and_hess(labels, logits, pos_weight, weight=weight)
 
 
@@ -92,46 +90,34 @@ def _sum_and_grad(
 
 def _as_chunk(total: Any, logits: Array) -> Array:
     xp = array_namespace(logits)
-    return xp.reshape(xp.asarray(total, dtype=xp.float64), (1,) * logits.ndim)
+    return xp.reshape(generic.total(xp.asarray(total), xp), (1,) * logits.ndim)
 
 
 # The graph.
 
 
-def _chunkwise(
-    task: Callable[..., Any], arguments: Arguments, meta: Array, name: str, **options: Any
-) -> Array:
+def _chunkwise(task: Callable[..., Any], arguments: Arguments, name: str) -> Array:
+    """What `task` gives for each chunk, be it a chunk of results, a pair of them, or a sum."""
     axes = tuple(range(arguments.logits.ndim))
     operands: list[Any] = []
     for value in (arguments.labels, arguments.logits, arguments.pos_weight, arguments.weight):
         operands += [value, axes[len(axes) - value.ndim :] if isinstance(value, da.Array) else None]
-    return da.blockwise(task, axes, *operands, token=name, dtype=meta.dtype, meta=meta, **options)
+    meta = meta_from_array(arguments.logits, dtype=arguments.dtype)
+    return da.blockwise(task, axes, *operands, token=name, dtype=meta.dtype, meta=meta)
 
 
 def _two(
     task: Callable[..., Any], arguments: Arguments, first: str, second: str
 ) -> tuple[Array, Array]:
     """Both results of tasks that give two."""
-    pairs = _chunkwise(task, arguments, _like(arguments, object), _NAME)
-    like = _like(arguments)
-    return _item(pairs, 0, like, first), _item(pairs, 1, like, second)
+    pairs = _chunkwise(task, arguments, _NAME)
+    return _item(pairs, 0, first), _item(pairs, 1, second)
 
 
-def _item(pairs: Array, index: int, meta: Array, name: str, **options: Any) -> Array:
+def _item(pairs: Array, index: int, name: str) -> Array:
     axes = tuple(range(pairs.ndim))
     getter = operator.itemgetter(index)
-    return da.blockwise(
-        getter, axes, pairs, axes, token=name, dtype=meta.dtype, meta=meta, **options
-    )
-
-
-def _like(arguments: Arguments, dtype: Any = None) -> Array:
-    """An empty array of the kind that chunks of results are."""
-    return meta_from_array(arguments.logits, dtype=dtype or arguments.dtype)
-
-
-def _ones(arguments: Arguments) -> dict[int, int]:
-    return dict.fromkeys(range(arguments.logits.ndim), 1)
+    return da.blockwise(getter, axes, pairs, axes, token=name, dtype=pairs.dtype, meta=pairs._meta)
 
 
 def _widened(arguments: Arguments) -> Arguments:
@@ -148,14 +134,14 @@ def _divisor(arguments: Arguments, reduction: str) -> Array | float:
         return 1.0
     size = logits.size
     if math.isnan(size):
-        size = _total(da.ones_like(logits, dtype=np.float64))
+        size = _total(da.ones_like(logits, dtype=arguments.dtype))
     if reduction == "mean" or weight is None:
         return size
     if isinstance(weight, float):
         return float(np.asarray(weight).astype(arguments.dtype)) * size
     weight = weight.astype(arguments.dtype)
     if weight.shape != logits.shape:
-        weight = weight * da.ones_like(logits, dtype=np.float64)
+        weight = weight * da.ones_like(logits, dtype=arguments.dtype)
     return _total(weight)
 
 
@@ -164,7 +150,8 @@ def _reduced(sums: Array, divisor: Array | float, arguments: Arguments, name: st
 
 
 def _total(array: Array) -> Array:
-    return da.reduction(array, chunk=_sum, combine=_keep, aggregate=_add, dtype=np.float64)
+    dtype = _sum(array._meta, None, True).dtype
+    return da.reduction(array, chunk=_sum, combine=_keep, aggregate=_add, dtype=dtype)
 
 
 # The sums of chunks are only gathered up Dask's tree, and added at its root, correctly rounded:
@@ -172,8 +159,7 @@ def _total(array: Array) -> Array:
 
 
 def _sum(chunk: Array, axis: Any, keepdims: bool) -> Array:
-    xp = array_namespace(chunk)
-    return xp.sum(chunk, axis=axis, keepdims=keepdims, dtype=xp.float64)
+    return _as_chunk(generic.total(chunk, array_namespace(chunk)), chunk)
 
 
 def _keep(sums: Array, axis: Any, keepdims: bool) -> Array:

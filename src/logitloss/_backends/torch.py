@@ -26,7 +26,7 @@ Threads are those of the kernel. Where PyTorch brings the OpenMP runtime that th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -45,12 +45,8 @@ _FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _NUMPY_DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 _READABLE = {*_NUMPY_DTYPES, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32}
 _READABLE |= {torch.uint16, torch.uint32, torch.int64, torch.uint64}
-
-# The dispatch keys of an ordinary CPU tensor. Sparse ones have others, and wrappers of `torch.func`
-# more, although their type is Tensor as well.
-_ORDINARY = 0
-for _key in ("CPU", "AutogradCPU", "AutocastCPU", "ADInplaceOrView", "Negative"):
-    _ORDINARY |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _key)).raw_repr()
+_TYPES = (Tensor, torch.nn.Parameter)
+_is_wrapper = torch._C._functorch.is_legacy_batchedtensor
 
 
 def plain_loss(labels: object, logits: object, pos_weight: object) -> Tensor | None:
@@ -62,12 +58,14 @@ def plain_loss(labels: object, logits: object, pos_weight: object) -> Tensor | N
         or _is_transformed()
         or _is_traced()
         or torch.autograd._profiler_enabled()
+        or labels.requires_grad
+        or logits.requires_grad
     ):
         return None
     try:
         losses = kernel.plain_loss(labels.numpy(), logits.numpy(), pos_weight)
     except (RuntimeError, TypeError):
-        # One requires grad, is not on the CPU, or is not in memory as it reads.
+        # One is not on the CPU, or not in memory as it reads.
         return None
     return None if losses is None else torch.from_numpy(losses)
 
@@ -124,7 +122,8 @@ def loss(arguments: Arguments, reduction: str, out: Tensor | None, name: str | N
 
 def _loss(arguments: Arguments, reduction: str, out: Tensor | None) -> Tensor:
     inputs = _prepare(arguments, out)
-    if _is_eager(*inputs[1:5]) and not _needs_grad(*inputs[1:5]):
+    tensors = _tensors(inputs[1:5])
+    if _is_eager(tensors) and not _needs_grad(tensors):
         return _deliver(_kernel_loss(inputs, reduction, out), inputs, out)
     return _deliver(_differentiable_loss(inputs, reduction), inputs, out)
 
@@ -134,7 +133,8 @@ def value_and_grad(
 ) -> tuple[Tensor, Tensor]:
     outs = out or (None, None)
     inputs = _prepare(arguments, *outs)
-    if _is_eager(*inputs[1:5]) and not _needs_grad(*inputs[1:5]):
+    tensors = _tensors(inputs[1:5])
+    if _is_eager(tensors) and not _needs_grad(tensors):
         value, gradient = _kernel_value_and_grad(inputs, reduction, *outs)
     else:
         value = _differentiable_loss(inputs, reduction)
@@ -147,7 +147,8 @@ def value_and_grad(
 def grad_and_hess(arguments: Arguments, out: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
     outs = out or (None, None)
     inputs = _prepare(arguments, *outs)
-    if _is_eager(*inputs[1:5]) and not _needs_grad(*inputs[1:5]):
+    tensors = _tensors(inputs[1:5])
+    if _is_eager(tensors) and not _needs_grad(tensors):
         gradient, hessian = _kernel_grad_and_hess(inputs, *outs)
     else:
         gradient = _derivative(*_operands(inputs), 1)
@@ -163,7 +164,7 @@ def _prepare(arguments: Arguments, *outs: Tensor | None) -> Arguments:
     dtype = arguments.dtype
     half = dtype.itemsize == 2
     if any(out is not None for out in outs):
-        if _needs_grad(*arguments[1:5], *outs):
+        if _needs_grad(_tensors([*arguments[1:5], *outs])):
             # RuntimeError and its wording are those of torch's own functions.
             raise RuntimeError(
                 "`out` must be None where autograd records: functions with out=... arguments "
@@ -173,13 +174,18 @@ def _prepare(arguments: Arguments, *outs: Tensor | None) -> Arguments:
         # Autocast has torch's own loss among the operations whose results are float32.
         dtype = torch.float32
 
-    def cast(value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.dtype is dtype:
-            return value.float() if half and isinstance(value, Tensor) else value
-        value = value.to(dtype)
-        return value.float() if half else value
-
     _, labels, logits, pos_weight, weight, _ = arguments
+
+    def cast(value: Any) -> Any:
+        if half and isinstance(value, float):
+            value = torch.full((), value, device=logits.device)
+        if isinstance(value, Tensor):
+            if value.dtype is not dtype:
+                value = value.to(dtype)
+            if half:
+                value = value.float()
+        return value
+
     if labels.is_floating_point():
         labels = cast(labels)
     return Arguments(xp, labels, cast(logits), cast(pos_weight), cast(weight), dtype)
@@ -191,21 +197,19 @@ def _deliver(value: Tensor, inputs: Arguments, out: Tensor | None) -> Tensor:
     return out if value is out else out.copy_(value)
 
 
-def _needs_grad(*values: Any) -> bool:
-    return torch.is_grad_enabled() and any(
-        isinstance(value, Tensor) and value.requires_grad for value in values
-    )
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    return [value for value in values if isinstance(value, Tensor)]
 
 
-def _is_eager(*values: Any) -> bool:
+def _needs_grad(tensors: list[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors])
+
+
+def _is_eager(tensors: list[Tensor]) -> bool:
     """Whether the kernel can be called at once: nothing traces or transforms the call."""
-    return (
-        not torch.compiler.is_compiling()
-        and not _is_transformed()
-        and not _is_traced()
-        and _fits_kernel(*values)
-        and _is_ordinary(*values)
-    )
+    return not (
+        torch.compiler.is_compiling() or _is_transformed() or _is_traced()
+    ) and _fits_kernel(tensors, eager=True)
 
 
 def _is_transformed() -> bool:
@@ -216,27 +220,23 @@ def _is_traced() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0 or torch._C._is_tracing()
 
 
-def _fits_kernel(*values: Any) -> bool:
-    return all(
-        type(value) in (Tensor, torch.nn.Parameter) and value.is_cpu and value.dtype in _READABLE
-        for value in values
-        if isinstance(value, Tensor)
-    )
-
-
-def _is_ordinary(*values: Any) -> bool:
-    return all(
-        torch._C._dispatch_keys(value).raw_repr() & ~_ORDINARY == 0
-        for value in values
-        if isinstance(value, Tensor)
-    )
+def _fits_kernel(tensors: list[Tensor], eager: bool) -> bool:
+    for tensor in tensors:
+        if not (type(tensor) in _TYPES and tensor.is_cpu and tensor.dtype in _READABLE):
+            return False
+        # Dynamo cannot ask this. The wrappers are those of `torch.autograd.grad` with
+        # is_grads_batched, whose type is Tensor as well.
+        if eager and (tensor.layout is not torch.strided or _is_wrapper(tensor)):
+            return False
+    return True
 
 
 def _kernel_loss(inputs: Arguments, reduction: str, out: Tensor | None = None) -> Tensor:
-    value = _plain_reduction(kernel.LOSS, inputs, reduction)
-    if value is not None:
-        return value
-    view = _writable(out, inputs)
+    if out is None:
+        results = _plain(kernel.LOSS, inputs, reduction)
+        if results is not None:
+            return results[0]
+    view = _view(out, inputs)
     result = numpy_backend.loss(_to_numpy(inputs), reduction, view, None)
     return _from_numpy(result, view, out)
 
@@ -247,11 +247,385 @@ def _kernel_value_and_grad(
     value_out: Tensor | None = None,
     gradient_out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    if gradient_out is None and inputs.logits.is_contiguous():
-        gradient = np.empty(inputs.logits.shape, _NUMPY_DTYPES[inputs.logits.dtype])
-        value = _plain_reduction(kernel.VALUE_AND_GRAD, inputs, reduction, gradient)
-        if value is not None:
-            return value, torch.from_numpy(gradient)
-    views: Any = _writable(value_out, inputs), _writable(gradient_out, inputs)
+    if value_out is gradient_out is None:
+        results = _plain(kernel.VALUE_AND_GRAD, inputs, reduction)
+        if results is not None:
+            return results
+    views: Any = _view(value_out, inputs), _view(gradient_out, inputs)
     value, gradient = numpy_backend.value_and_grad(_to_numpy(inputs), reduction, views)
     return _from_numpy(value, views[0], value_out), _from_numpy(gradient, views[1], gradient_out)
+
+
+def _kernel_grad_and_hess(
+    inputs: Arguments, gradient_out: Tensor | None = None, hessian_out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    views: Any = _view(gradient_out, inputs), _view(hessian_out, inputs)
+    gradient, hessian = numpy_backend.grad_and_hess(_to_numpy(inputs), views)
+    return _from_numpy(gradient, views[0], gradient_out), _from_numpy(
+        hessian, views[1], hessian_out
+    )
+
+
+def _plain(operation: int, inputs: Arguments, reduction: str) -> Any:
+    """Value and gradient, if the operation has one, without the NumPy backend's overhead.
+
+    None in another than the commonest case: contiguous tensors, a scalar pos_weight, no weight.
+    """
+    _, labels, logits, pos_weight, weight, _ = inputs
+    if isinstance(pos_weight, Tensor) and pos_weight.dim() == 0:
+        pos_weight = pos_weight.item()
+    if not (
+        weight is None
+        and isinstance(pos_weight, float)
+        and labels.is_contiguous()
+        and logits.is_contiguous()
+    ):
+        return None
+    shape, dtype = logits.shape, _NUMPY_DTYPES[logits.dtype]
+    size = shape.numel()
+    reduce = reduction != "none"
+    divisor = size if reduction in ("mean", "weighted_mean") else 1
+    value = None if reduce else np.empty(size, dtype)
+    gradient = np.empty(size, dtype) if operation == kernel.VALUE_AND_GRAD else None
+    total = kernel.run(
+        operation,
+        labels.numpy(force=True).reshape(-1),
+        logits.numpy(force=True).reshape(-1),
+        pos_weight,
+        1.0,
+        value,
+        gradient,
+        divisor or 1.0,
+        False,
+        reduce,
+        dtype == np.float32,
+    )
+    if value is None:
+        # After an overflow to infinity the low part is NaN.
+        value = sum(total) if math.isfinite(total[0]) else total[0]
+        value = np.asarray(value / divisor if divisor else math.nan, dtype)
+    else:
+        value = value.reshape(shape)
+    return torch.from_numpy(value), (
+        None if gradient is None else torch.from_numpy(gradient.reshape(shape))
+    )
+
+
+def _to_numpy(inputs: Arguments) -> Arguments:
+    """The same memory, but for negated views, which are copied."""
+
+    def view(value: Any) -> Any:
+        return value.numpy(force=True) if isinstance(value, Tensor) else value
+
+    _, labels, logits, pos_weight, weight, _ = inputs
+    dtype = _NUMPY_DTYPES[logits.dtype]
+    return Arguments(np, view(labels), view(logits), view(pos_weight), view(weight), dtype)
+
+
+def _view(out: Tensor | None, inputs: Arguments) -> Any:
+    """The memory of `out`, if it is laid out so that the kernel can write to it."""
+    if out is None or out.dtype is not inputs.logits.dtype:
+        return None
+    if not (_fits_kernel([out], eager=True) and out.is_contiguous()) or out.is_neg():
+        return None
+    return out.detach().numpy()
+
+
+def _from_numpy(result: Any, view: Any, out: Tensor | None) -> Tensor:
+    if view is None or out is None:
+        # In memory that NumPy allocated: it keeps small blocks and asks for huge pages, where
+        # PyTorch pays for page faults that cost more than the kernel.
+        return torch.from_numpy(np.asarray(result))
+    torch.autograd.graph.increment_version(out)
+    return out
+
+
+def _operands(inputs: Arguments) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Labels, logits, pos_weight and weight as tensors."""
+
+    def tensor(value: Any) -> Any:
+        if value is None or isinstance(value, Tensor):
+            return value
+        value = torch.full((), value, dtype=inputs.dtype, device=inputs.logits.device)
+        return value.to(inputs.logits.dtype)
+
+    _, labels, logits, pos_weight, weight, _ = inputs
+    return labels, logits, tensor(pos_weight), tensor(weight)
+
+
+def _differentiable_loss(inputs: Arguments, reduction: str) -> Tensor:
+    _, labels, logits, *coefficients, _ = inputs
+    others = _tensors([labels, *coefficients])
+    if _is_eager([logits, *others]) and not _needs_grad(others):
+        value: Tensor = _EagerLoss.apply(logits, inputs, reduction)
+        return value
+    if reduction == "none":
+        return _derivative(*_operands(inputs), 0)
+    total = _derivative(*_operands(inputs), 0, total=True)
+    divisor = _divisor(inputs, reduction)
+    if not isinstance(divisor, Tensor):
+        return total / divisor
+    # NaN is added so that it stays out of the derivatives, which are zero where all weights are.
+    return total / _nonzero(divisor) + torch.where(divisor == 0, math.nan, 0.0)
+
+
+def _divisor(inputs: Arguments, reduction: str) -> Any:
+    """What the sum of the weighted losses is divided by."""
+    if reduction == "sum":
+        return 1
+    if reduction == "mean" or inputs.weight is None:
+        return inputs.logits.numel()
+    *_, weight = _operands(inputs)
+    return weight.expand(inputs.logits.shape).sum(dtype=_accumulator(weight))
+
+
+def _nonzero(divisor: Any) -> Any:
+    return torch.where(divisor == 0, 1.0, divisor) if isinstance(divisor, Tensor) else divisor
+
+
+def _accumulator(values: Tensor) -> torch.dtype:
+    return values.dtype if values.device.type == "mps" else torch.float64
+
+
+class _EagerLoss(Function):
+    """The loss where only logits need a gradient: a reduced one computes it in the same pass."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, inputs: Arguments, reduction: str) -> Tensor:
+        gradient = None
+        if reduction == "none":
+            value = _kernel_loss(inputs, reduction)
+        else:
+            value, gradient = _kernel_value_and_grad(inputs, reduction)
+        ctx.save_for_backward(
+            gradient, *(v if isinstance(v, Tensor) else None for v in inputs[1:5])
+        )
+        ctx.scalars = tuple(None if isinstance(v, Tensor) else v for v in inputs[1:5])
+        ctx.reduction, ctx.dtype = reduction, inputs.dtype
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, None, None]:
+        gradient, *saved = ctx.saved_tensors
+        if gradient is not None and not torch.is_grad_enabled() and _is_eager([scale]):
+            # `loss.backward()` passes 1, and multiplying would be another pass over memory.
+            return gradient if scale.item() == 1 else gradient * scale, None, None
+        operands = (t if v is None else v for t, v in zip(saved, ctx.scalars, strict=True))
+        inputs = Arguments(xp, *operands, ctx.dtype)
+        if ctx.reduction != "none":
+            scale = scale / _nonzero(_divisor(inputs, ctx.reduction))
+        factors = None, scale, None, None
+        return _partials(_derivative, *_operands(inputs), 0, factors)[1], None, None
+
+
+def _derivative(
+    labels: Tensor,
+    logits: Tensor,
+    pos_weight: Tensor,
+    weight: Tensor | None,
+    order: int,
+    total: bool = False,
+) -> Tensor:
+    """D(order), or the sum over all its elements."""
+    inputs = labels, logits, pos_weight, weight, order, total
+    result: Tensor
+    if torch.compiler.is_compiling():
+        # On the CPU the kernel outruns what Inductor makes of the formula; elsewhere Inductor fuses
+        # the formula with its surroundings. But an export drops the derivative rule of a Function.
+        if _is_transformed():
+            torch._dynamo.graph_break(
+                msg="Dynamo loses tangents and second derivatives of Functions."
+            )
+        elif torch.compiler.is_exporting() or _fits_kernel(_tensors(inputs), eager=False):
+            result = _operator(*inputs)
+            return result
+        else:
+            result = _TraceableDerivative.apply(*inputs)
+            return result
+    elif not _is_transformed() and not _needs_grad(_tensors(inputs)):
+        return _compute(*inputs)
+    result = _Derivative.apply(*inputs)
+    return result
+
+
+def _compute(*inputs: Any) -> Tensor:
+    """D from the inputs of `_derivative`, which does not record how."""
+    if torch.compiler.is_compiling() or not _fits_kernel(_tensors(inputs), eager=True):
+        return _compute_by_formula(*inputs)
+    result: Tensor = _operator(*inputs) if _is_traced() else _compute_by_kernel(*inputs)
+    return result
+
+
+def _compute_by_formula(
+    labels: Tensor,
+    logits: Tensor,
+    pos_weight: Tensor,
+    weight: Tensor | None,
+    order: int,
+    total: bool,
+) -> Tensor:
+    function = (_formula.loss, _formula.gradient, _formula.hessian)[order]
+    values: Tensor = function(labels.to(logits.dtype), logits, pos_weight.to(logits.dtype), xp)
+    if weight is not None:
+        values = _formula.masked(values, weight, xp)
+    return values.sum(dtype=_accumulator(values)).to(values.dtype) if total else values
+
+
+def _compute_by_kernel(
+    labels: Tensor,
+    logits: Tensor,
+    pos_weight: Tensor,
+    weight: Tensor | None,
+    order: int,
+    total: bool,
+) -> Tensor:
+    inputs = Arguments(xp, labels, logits, pos_weight, weight, logits.dtype)
+    if order == 0:
+        return _kernel_loss(inputs, "sum" if total else "none")
+    if order == 1:
+        result = _kernel_value_and_grad(inputs, "sum")[1]
+    else:
+        result = _kernel_grad_and_hess(inputs)[1]
+    return result.sum(dtype=torch.float64).to(result.dtype) if total else result
+
+
+def _partials(
+    derivative: Callable[..., Tensor],
+    labels: Tensor,
+    logits: Tensor,
+    pos_weight: Tensor,
+    weight: Tensor | None,
+    order: int,
+    factors: tuple[Tensor | None, ...],
+) -> list[Tensor | None]:
+    """The derivatives of D(order) by each operand, times the factors given for them."""
+
+    def times_weight(factor: Tensor) -> Tensor:
+        return factor if weight is None else factor * weight
+
+    def by_labels(factor: Tensor) -> Tensor:
+        scale = times_weight(factor)
+        zero = logits.new_zeros(()).expand_as(logits)
+        positives = derivative(one, logits, pos_weight, scale, order, False)
+        return positives - derivative(zero, logits, pos_weight, scale, order, False)
+
+    def by_logits(factor: Tensor) -> Tensor:
+        scale = times_weight(factor)
+        if order < 2:
+            return derivative(labels, logits, pos_weight, scale, order + 1, False)
+        # D(3), from which on autograd knows what to do.
+        return -torch.tanh(logits / 2) * derivative(labels, logits, pos_weight, scale, 2, False)
+
+    def by_pos_weight(factor: Tensor) -> Tensor:
+        return derivative(one, logits, labels, times_weight(factor), order, False)
+
+    def by_weight(factor: Tensor) -> Tensor:
+        values = derivative(labels, logits, pos_weight, factor, order, False)
+        # What is masked stays masked.
+        return torch.where((weight == 0) & ~torch.isfinite(values), 0.0, values)
+
+    one = logits.new_ones(()).expand_as(logits)
+    rules = by_labels, by_logits, by_pos_weight, by_weight
+    return [
+        None if factor is None else rule(factor)
+        for rule, factor in zip(rules, factors, strict=True)
+    ]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *operands, ctx.order, ctx.total = inputs
+    ctx.save_for_backward(*operands)
+
+
+def _backward(derivative: Callable[..., Tensor], ctx: Any, scale: Tensor) -> tuple[Any, ...]:
+    operands = ctx.saved_tensors
+    factors = tuple(scale if needed else None for needed in ctx.needs_input_grad[:4])
+    partials = _partials(derivative, *operands, ctx.order, factors)
+    gradients = (
+        None if partial is None else partial.sum_to_size(operand.shape)
+        for partial, operand in zip(partials, operands, strict=True)
+    )
+    return *gradients, None, None
+
+
+class _TraceableDerivative(Function):
+    """`_derivative` for Dynamo, which takes no Function with a forward mode."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        result = _compute(*inputs)
+        _save(ctx, inputs, result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> Any:
+        return _backward(_TraceableDerivative.apply, ctx, scale)
+
+
+class _Derivative(Function):
+    """`_derivative` with everything that autograd and `torch.func` may ask of it."""
+
+    forward = staticmethod(_compute)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _save(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:4])
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> Any:
+        return _backward(_derivative, ctx, scale)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        # Without forward mode in here an outer `torch.func.jvp` would see a constant.
+        with forward_ad._set_fwd_grad_enabled(True):
+            operands = [
+                operand if operand is None else forward_ad.unpack_dual(operand).primal
+                for operand in ctx.saved_tensors
+            ]
+            partials = _partials(_derivative, *operands, ctx.order, tangents[:4])
+            tangent = sum(partial for partial in partials if partial is not None)
+            tangent = tangent.expand_as(operands[1])
+            return tangent.sum() if ctx.total else tangent
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        *operands, order, total = inputs
+        logits, batch = operands[1], in_dims[1]
+        shape = logits.shape if batch is None else logits.movedim(batch, 0).shape[1:]
+
+        def align(operand: Tensor | None, batch: int | None) -> Any:
+            """Move the batch in front of all dimensions of the logits."""
+            if operand is None or batch is None:
+                return operand
+            operand = operand.movedim(batch, 0)
+            missing = len(shape) + 1 - operand.dim()
+            return operand.reshape(operand.shape[:1] + (1,) * missing + operand.shape[1:])
+
+        labels, logits, *coefficients = map(align, operands, in_dims[:4])
+        shape = (info.batch_size, *shape)
+        result = _derivative(labels.expand(shape), logits.expand(shape), *coefficients, order)
+        if total:
+            result = result.reshape(info.batch_size, math.prod(shape[1:])).sum(1)
+        return result, 0
+
+
+torch.library.define(
+    "logitloss::derivative",
+    "(Tensor labels, Tensor logits, Tensor pos_weight, Tensor? weight, int order, bool total)"
+    " -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+_operator = torch.ops.logitloss.derivative.default
+torch.library.impl("logitloss::derivative", "default", _compute)
+torch.library.register_vmap("logitloss::derivative", _Derivative.vmap)
+torch.library.register_autograd(
+    "logitloss::derivative", partial(_backward, _operator), setup_context=_save
+)
+
+
+@torch.library.register_fake("logitloss::derivative")
+def _shape(*inputs: Any) -> Tensor:
+    _, logits, _, _, _, total = inputs
+    return logits.new_empty(()) if total else torch.empty_like(logits)
