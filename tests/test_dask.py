@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import logitloss
+from logitloss import _losses
 from logitloss import weighted_cross_entropy_with_logits as weighted
+from logitloss._kernel import kernel
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -205,7 +207,6 @@ def test_weighted_mean_of_unknown_size_broadcasts_the_weight() -> None:
 
 @pytest.mark.parametrize("reduction", [*REDUCTIONS, "grad_and_hess"])
 def test_two_results_cost_one_pass(reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from logitloss import _losses
 
     arrays, calls = lazy(data()), []
     for name in ("value_and_grad", "grad_and_hess"):
@@ -281,3 +282,22 @@ def test_more_data_than_memory_over_two_processes(tmp_path) -> None:
     assert got_half == size - len(special)
     exact = (float(half) * (size - len(special)) + expected.sum(dtype="float64")) / size
     np.testing.assert_array_max_ulp(got_mean, np.float32(exact), 2)
+
+
+def test_tasks_use_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask runs as many tasks as there are processors."""
+    threads: list[int] = []
+
+    def spy(labels, logits, *args, **kwargs):
+        threads.append(logitloss.get_num_threads())
+        return logits
+
+    logits = da.zeros(8, chunks=4)
+    loss = weighted(logits, logits, 2.0)
+    monkeypatch.setattr(_losses, "weighted_cross_entropy_with_logits", spy)
+    logitloss.set_num_threads(3)
+    try:
+        loss.compute()
+    finally:
+        kernel.set_threads(0)
+    assert threads == [1, 1]

@@ -42,9 +42,9 @@ from logitloss._backends import numpy as numpy_backend
 from logitloss._kernel import kernel
 
 _FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_INTEGRAL = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _NUMPY_DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
-_READABLE = {*_NUMPY_DTYPES, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32}
-_READABLE |= {torch.uint16, torch.uint32, torch.int64, torch.uint64}
+_READABLE = (*_NUMPY_DTYPES, *_INTEGRAL)
 _TYPES = (Tensor, torch.nn.Parameter)
 _is_wrapper = torch._C._functorch.is_legacy_batchedtensor
 
@@ -85,21 +85,25 @@ def parse(
     if (
         logits.dtype in _FLOATING
         and dtype in _FLOATING
-        and not labels.dtype.is_complex
+        and labels.dtype in (*_FLOATING, *_INTEGRAL)
         and labels.shape == logits.shape
         and labels.device == logits.device
         and _is_coefficient(pos_weight, logits)
         and (weight is None or _is_coefficient(weight, logits))
         and (name is None or isinstance(name, str))
     ):
+        if isinstance(pos_weight, int):
+            pos_weight = float(pos_weight)
+        if isinstance(weight, int):
+            weight = float(weight)
         return Arguments(xp, labels, logits, pos_weight, weight, dtype)
     return None
 
 
 def _is_coefficient(value: object, logits: Tensor) -> bool:
-    if isinstance(value, float):
+    if isinstance(value, float) or (isinstance(value, int) and abs(value) <= 2**53):
         return True
-    if not isinstance(value, Tensor) or value.dtype not in _FLOATING:
+    if not isinstance(value, Tensor) or value.dtype not in (*_FLOATING, *_INTEGRAL):
         return False
     missing = logits.dim() - value.dim()
     return (
@@ -178,7 +182,7 @@ def _prepare(arguments: Arguments, *outs: Tensor | None) -> Arguments:
 
     def cast(value: Any) -> Any:
         if half and isinstance(value, float):
-            value = torch.full((), value, device=logits.device)
+            value = torch.full((), value, dtype=dtype, device=logits.device)
         if isinstance(value, Tensor):
             if value.dtype is not dtype:
                 value = value.to(dtype)
@@ -342,14 +346,14 @@ def _from_numpy(result: Any, view: Any, out: Tensor | None) -> Tensor:
 
 def _operands(inputs: Arguments) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Labels, logits, pos_weight and weight as tensors."""
+    _, labels, logits, pos_weight, weight, _ = inputs
 
     def tensor(value: Any) -> Any:
         if value is None or isinstance(value, Tensor):
             return value
-        value = torch.full((), value, dtype=inputs.dtype, device=inputs.logits.device)
-        return value.to(inputs.logits.dtype)
+        # A product, for Dynamo compiles anew for every number that a constructor is given.
+        return value * logits.new_ones(())
 
-    _, labels, logits, pos_weight, weight, _ = inputs
     return labels, logits, tensor(pos_weight), tensor(weight)
 
 
@@ -548,6 +552,29 @@ def _backward(derivative: Callable[..., Tensor], ctx: Any, scale: Tensor) -> tup
     return *gradients, None, None
 
 
+def _vmap(
+    derivative: Callable[..., Tensor], info: Any, in_dims: tuple[int | None, ...], *inputs: Any
+) -> tuple[Tensor, int]:
+    *operands, order, total = inputs
+    logits, batch = operands[1], in_dims[1]
+    shape = logits.shape if batch is None else logits.movedim(batch, 0).shape[1:]
+
+    def align(operand: Tensor | None, batch: int | None) -> Any:
+        """Move the batch in front of all dimensions of the logits."""
+        if operand is None or batch is None:
+            return operand
+        operand = operand.movedim(batch, 0)
+        missing = len(shape) + 1 - operand.dim()
+        return operand.reshape(operand.shape[:1] + (1,) * missing + operand.shape[1:])
+
+    labels, logits, *coefficients = map(align, operands, in_dims[:4])
+    shape = (info.batch_size, *shape)
+    result = derivative(labels.expand(shape), logits.expand(shape), *coefficients, order, False)
+    if total:
+        result = result.reshape(info.batch_size, math.prod(shape[1:])).sum(1)
+    return result, 0
+
+
 class _TraceableDerivative(Function):
     """`_derivative` for Dynamo, which takes no Function with a forward mode."""
 
@@ -591,24 +618,7 @@ class _Derivative(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
-        *operands, order, total = inputs
-        logits, batch = operands[1], in_dims[1]
-        shape = logits.shape if batch is None else logits.movedim(batch, 0).shape[1:]
-
-        def align(operand: Tensor | None, batch: int | None) -> Any:
-            """Move the batch in front of all dimensions of the logits."""
-            if operand is None or batch is None:
-                return operand
-            operand = operand.movedim(batch, 0)
-            missing = len(shape) + 1 - operand.dim()
-            return operand.reshape(operand.shape[:1] + (1,) * missing + operand.shape[1:])
-
-        labels, logits, *coefficients = map(align, operands, in_dims[:4])
-        shape = (info.batch_size, *shape)
-        result = _derivative(labels.expand(shape), logits.expand(shape), *coefficients, order)
-        if total:
-            result = result.reshape(info.batch_size, math.prod(shape[1:])).sum(1)
-        return result, 0
+        return _vmap(_derivative, info, in_dims, *inputs)
 
 
 torch.library.define(
@@ -619,7 +629,7 @@ torch.library.define(
 )
 _operator = torch.ops.logitloss.derivative.default
 torch.library.impl("logitloss::derivative", "default", _compute)
-torch.library.register_vmap("logitloss::derivative", _Derivative.vmap)
+torch.library.register_vmap("logitloss::derivative", partial(_vmap, _operator))
 torch.library.register_autograd(
     "logitloss::derivative", partial(_backward, _operator), setup_context=_save
 )
