@@ -220,6 +220,7 @@ def test_per_class_weights_across_blocks(classes: int) -> None:
 # overflows, or the softplus is subnormal and pos_weight lifts it out.
 EXTREMES = [
     (1e-30, -1e30, 1e-30),
+    (-1e-30, -1e30, 1e-30),
     (1e-40, -1e35, 1e-20),
     (1e-44, -100.0, 1e30),
     (1e-45, -3e38, 1.0),
@@ -234,6 +235,7 @@ EXTREMES = [
     (1.0, 740.0, 1e30),
     (1.0, -745.0, 1e-300),
     (3e-310, 1e308, 1e30),
+    (-1e-300, -1e305, 1e-30),
 ]
 
 
@@ -259,11 +261,143 @@ def test_extremes(dtype: str, as_array: bool, point: tuple[float, float, float])
         assert max(reference.distances(got, true, dtype, scale)) <= 3
 
 
-def test_infinite_pos_weight_at_negatives() -> None:
-    labels, logits = np.array([0.0, 1.0, 0.0, 1.0]), np.array([1.0, 1.0, np.inf, -1.0])
-    got = logitloss.weighted_cross_entropy_with_logits(labels, logits, np.inf)
+# Largest errors in ulp of loss, gradient and Hessian: with fused multiply-add, and without it.
+MEASURED = {
+    ("float32", True): (1.1, 1.35, 0.95),
+    ("float64", True): (1.3, 1.35, 0.95),
+    ("float32", False): (1.7, 1.35, 1.45),
+    ("float64", False): (1.8, 1.35, 1.45),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_accuracy_is_given_away(dtype: str) -> None:
+    """Each correction in logistic.h earns its place: without it a dense sample exceeds these.
+
+    The 4 ulp that are promised leave room for most of them to be lost unseen.
+    """
+    wide = {"float32": np.float64, "float64": np.longdouble}[dtype]
+    if np.finfo(wide).nmant < np.finfo(dtype).nmant + 11:
+        pytest.skip("no wider type to compare with")
+    rng = np.random.default_rng(0)
+    logits = np.concatenate([rng.uniform(-20, 20, 100_000), rng.uniform(-1, 1, 100_000)])
+    logits = logits.astype(dtype)
+    m = np.abs(logits).astype(wide)
+    e = np.exp(-m)
+    small, large = e / (1 + e), 1 / (1 + e)
+    bounds = MEASURED[dtype, kernel.TARGET != "baseline"]
+    for label, sign in ((0, 1), (1, -1)):
+        wrong = (logits >= 0) == (label == 0)
+        loss = np.log1p(e) + np.where(wrong, m, 0)
+        gradient = sign * np.where(wrong, large, small)
+        labels = np.full(logits.shape, label, dtype)
+        results = logitloss.weighted_cross_entropy_with_logits(labels, logits, 1.0)
+        results = results, *logitloss.grad_and_hess(labels, logits)
+        for got, true, bound in zip(results, (loss, gradient, small * large), bounds, strict=True):
+            errors = np.abs(got.astype(wide) - true) / np.spacing(np.abs(true).astype(dtype))
+            assert errors.max() <= bound
+
+
+# (label, logit, pos_weight, weight): as EXTREMES, where it is the weight that leaves the range, or
+# that brings back what has left it.
+EXTREME_WEIGHTS = [
+    (0.7, 1e30, 1.0, 1e-40),
+    (0.7, 1e30, 1e30, 1e-40),
+    (0.7, -1e30, 1.0, 1e-40),
+    (1.0, 80.0, 1e20, 1e20),
+    (1.0, -1e30, 1e-20, 1e-25),
+    (1.0, -1e-30, 1e20, 1e20),
+    (0.3, 95.0, 1.0, 1e30),
+    (1.0, 100.0, 1e-10, 1e30),
+    (1.0, 100.0, 1e10, 1e-20),
+    (1.0, 0.5, 1e-20, 1e-20),
+    (1.0, 0.5, 1e-160, 1e-160),
+    (0.7, 1e300, 1.0, 1e-310),
+    (0.7, 1e300, 1e100, 1e-310),
+    (1.0, 700.0, 1e200, 1e200),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("point", EXTREME_WEIGHTS)
+def test_extreme_weights(dtype: str, point: tuple[float, float, float, float]) -> None:
+    with np.errstate(over="ignore", under="ignore"):
+        z, x, q, w = (np.array([value]).astype(dtype) for value in point)
+    if not all(np.isfinite([z, x, q, w])) or not w:
+        pytest.skip(f"beyond {dtype}")
+    loss, gradient = logitloss.value_and_grad(z, x, q, weight=w)
+    again, hessian = logitloss.grad_and_hess(z, x, q, weight=w)
+    assert same_bits([gradient], [again])
+    for got, function, scale in (
+        (loss, reference.loss, reference.loss),
+        (gradient, reference.gradient, reference.gradient_scale),
+        (hessian, reference.hessian, reference.hessian),
+    ):
+        true, scale = (
+            reference.exact(w[0]) * reference.at(f, z, x, q)[0] for f in (function, scale)
+        )
+        assert reference.distances(got, [true], dtype, [scale])[0] <= 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_nan_beside_a_subnormal_weight(dtype: str) -> None:
+    """Such elements are computed singly, where a label of zero must not hide the NaN."""
+    labels, logits, weight = np.zeros(4, dtype), np.ones(4, dtype), np.ones(4, dtype)
+    weight *= np.finfo(dtype).smallest_subnormal
+    pos_weight = np.array([np.nan, 1, 1, 1], dtype)
+    labels[1] = logits[2] = weight[3] = np.nan
+    for function in FUNCTIONS:
+        for result in function(labels, logits, pos_weight, weight=weight):
+            assert np.isnan(result).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_rare_elements_of_a_mean(dtype: str) -> None:
+    """Those that are computed singly are divided like the others, which they leave alone."""
+    labels, logits = values(dtype, 300)
+    tiny = float(np.finfo(dtype).smallest_subnormal)
+    labels[::7] = tiny
+    for divided, whole in zip(
+        logitloss.value_and_grad(labels, logits, 0.5, reduction="mean"),
+        logitloss.value_and_grad(labels, logits, 0.5),
+        strict=True,
+    ):
+        true = whole.sum(dtype=np.float64) if divided.ndim == 0 else whole.astype(np.float64)
+        np.testing.assert_array_max_ulp(divided, (true / 300).astype(dtype), 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("divisor", [3, 7, 49, 1000])
+def test_a_mean_gradient_is_as_exact_as_a_division(dtype: str, divisor: int) -> None:
+    """A multiplication by a rounded reciprocal misses every few quotients."""
+    labels, logits = values(dtype, divisor)
+    _, gradient = logitloss.value_and_grad(labels, logits)
+    _, divided = logitloss.value_and_grad(labels, logits, reduction="mean")
+    exact = gradient / np.dtype(dtype).type(divisor)
+    np.testing.assert_array_max_ulp(divided, exact, 1 if kernel.TARGET == "baseline" else 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_infinite_coefficients_beside_infinite_logits(dtype: str) -> None:
+    """A term of an infinite weight that is zero stays zero, and one that is not is infinite."""
+    labels = np.array([0, 1, 0, 1], dtype)
+    logits = np.array([-np.inf, np.inf, 1, 1], dtype)
+    for weights in ({"weight": np.inf}, {"weight": np.full(4, np.inf)}):
+        loss, gradient = logitloss.value_and_grad(labels, logits, 2.0, **weights)
+        np.testing.assert_array_equal(loss, [0, 0, np.inf, np.inf])
+        np.testing.assert_array_equal(gradient, [0, 0, np.inf, -np.inf])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("infinity", [np.inf, -np.inf])
+def test_infinite_pos_weight_at_negatives(dtype: str, infinity: float) -> None:
+    labels = np.array([0, 1, 0, 1], dtype)
+    logits = np.array([1, 1, np.inf, -1], dtype)
     softplus = logitloss.sigmoid_cross_entropy_with_logits(labels, logits)
-    np.testing.assert_array_equal(got, [softplus[0], np.inf, np.inf, np.inf])
+    for pos_weight in (infinity, np.full(4, infinity)):
+        got = logitloss.weighted_cross_entropy_with_logits(labels, logits, pos_weight)
+        expected = [softplus[0], infinity, np.inf, infinity]
+        np.testing.assert_allclose(got, expected, rtol=2 * np.finfo(dtype).eps)
 
 
 def test_bounds_of_the_polynomials() -> None:

@@ -31,7 +31,7 @@ def loss(arguments: Arguments, reduction: str, out: ndarray | None, name: str | 
         _run(kernel.LOSS, arguments, first, None)
         return _deliver(first, out)
     total = _run(kernel.LOSS, arguments, None, None, reduce=True)
-    return _deliver_value(total, arguments, reduction, out)
+    return _deliver_value(total, _divisor(arguments, reduction), arguments, out)
 
 
 @_silently
@@ -46,11 +46,21 @@ def value_and_grad(
         _run(kernel.VALUE_AND_GRAD, arguments, value, gradient)
         return _deliver(value, value_out), _deliver(gradient, gradient_out)
     divisor = _divisor(arguments, reduction)
-    # With all weights zero the gradient is zero already, and must not become 0 / 0.
+    # With all weights zero the gradient is zero already, and must not become 0 / 0. The kernel
+    # multiplies by the reciprocal, which has to be a normal number of every dtype.
+    by_kernel = 2.0**-100 < abs(divisor) < 2.0**100
     total = _run(
-        kernel.VALUE_AND_GRAD, arguments, None, gradient, divisor=divisor or 1.0, reduce=True
+        kernel.VALUE_AND_GRAD,
+        arguments,
+        None,
+        gradient,
+        divisor=divisor if by_kernel else 1.0,
+        reduce=True,
     )
-    value = _deliver_value(total, arguments, reduction, value_out)
+    if divisor and not by_kernel:
+        np.divide(gradient, divisor, out=gradient)
+    # The divisor from before: the gradient may have been written over the weights.
+    value = _deliver_value(total, divisor, arguments, value_out)
     return value, _deliver(gradient, gradient_out)
 
 
@@ -74,8 +84,7 @@ def _deliver(result: ndarray, out: ndarray | None) -> Any:
     return result[()] if out is None and result.ndim == 0 else result
 
 
-def _deliver_value(total: float, arguments: Arguments, reduction: str, out: ndarray | None) -> Any:
-    divisor = 1.0 if reduction == "sum" else _divisor(arguments, reduction)
+def _deliver_value(total: float, divisor: float, arguments: Arguments, out: ndarray | None) -> Any:
     value = np.float64(total / divisor if divisor else math.nan).astype(arguments.dtype)
     if out is None:
         return value
@@ -226,8 +235,6 @@ def _coefficient(
         return float(_round(value, arguments).item())
     value = value.reshape((1,) * (len(shape) - value.ndim) + value.shape).transpose(axes)
     varying = [axis for axis, size in enumerate(value.shape) if size != 1]
-    if not varying:  # an empty one
-        raise _Irregular
     inner, outer = varying[-1] + 1, varying[0]
     sizes = [shape[axis] for axis in axes]
     period, repeat = math.prod(sizes[outer:inner]), math.prod(sizes[inner:])

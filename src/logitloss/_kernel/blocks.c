@@ -123,10 +123,16 @@ INLINE void hessian_pass(inputs in, const REAL *restrict hi, const REAL *restric
  * does them singly. */
 INLINE int needs_care(REAL q, REAL z, REAL w)
 {
-    const REAL positive = FABS(w * (q * z)), negative = FABS(w * (1 - z));
-    return ((positive < REAL_MIN) & (z != 0) & (q != 0) & (w != 0))
-           | ((negative < REAL_MIN) & (z != 1) & (w != 0))
-           | (FABS(q) > REAL_MAX) | (positive > REAL_MAX) | (negative > REAL_MAX);
+    const REAL product = FABS(q * z);
+    const REAL positive = FABS(w) * product, negative = FABS(w * (1 - z));
+    /* A factor of zero makes an exact zero; with two factors of 1 nothing is rounded. */
+    const int positive_underflows = ((product < REAL_MIN) | (positive < REAL_MIN)) & (z != 0) & (q != 0)
+                                    & ((q != 1) | (w != 1));
+    const int negative_underflows = (negative < REAL_MIN) & (z != 1);
+    /* Each by itself, too: infinite beside zero adds up to NaN. */
+    const int overflows = (FABS(q) > REAL_MAX) | (positive > REAL_MAX) | (negative > REAL_MAX)
+                          | (positive + negative > REAL_MAX);
+    return (w != 0) & (positive_underflows | negative_underflows | overflows);
 }
 
 /* Whether the block may hold such an element; never says no to one. */

@@ -124,14 +124,14 @@ typedef struct {
 } pair;
 
 /* S and 2^-S. */
-static inline REAL scale_exponent(REAL largest_coefficient)
+static inline REAL scale_exponent(REAL coefficient)
 {
-    return largest_coefficient >= 1 ? SCALE_LARGE : SCALE_SMALL;
+    return FABS(coefficient) >= 1 ? SCALE_LARGE : SCALE_SMALL;
 }
 
-static inline REAL scale_down(REAL largest_coefficient)
+static inline REAL scale_down(REAL coefficient)
 {
-    return largest_coefficient >= 1 ? DOWN_LARGE : DOWN_SMALL;
+    return FABS(coefficient) >= 1 ? DOWN_LARGE : DOWN_SMALL;
 }
 
 /* exp(-|x|) * 2^S, as a pair.

@@ -1,0 +1,382 @@
+"""What only NumPy arrays meet: memory shared with outputs, integer widths, unusual coefficients."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import logitloss
+from logitloss import weighted_cross_entropy_with_logits as weighted
+from logitloss._backends import numpy as numpy_backend
+
+FUNCTIONS = (logitloss.value_and_grad, logitloss.grad_and_hess)
+
+# Several of the kernel's blocks: within one, everything is read before anything is written.
+SIZE = 2000
+
+
+def values(shape: int | tuple[int, ...], dtype: str = "float64") -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    return rng.integers(0, 2, shape).astype(dtype), (3 * rng.normal(size=shape)).astype(dtype)
+
+
+def assert_same(got, expected) -> None:
+    for mine, theirs in zip(got, expected, strict=True):
+        mine, theirs = np.asarray(mine), np.asarray(theirs)
+        assert mine.dtype == theirs.dtype
+        np.testing.assert_array_equal(mine, theirs, strict=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("integer", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8"])
+def test_labels_over_the_whole_range_of_an_integer(dtype: str, integer: str) -> None:
+    """0 and 1 look the same in every integer type: only its limits tell signed from unsigned."""
+    limits = np.iinfo(integer)
+    labels = np.resize(np.array([limits.min, limits.max, limits.max // 3, 1], integer), 96)
+    logits = np.linspace(-5, 5, 96).astype(dtype)
+    for z in (labels, np.repeat(labels, 2)[::2]):
+        for function in FUNCTIONS:
+            assert_same(function(z, logits, 2.5), function(labels.astype(dtype), logits, 2.5))
+
+
+@pytest.mark.parametrize("function", [weighted, *FUNCTIONS])
+@pytest.mark.parametrize("position", range(4))
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("shift", [0, 1, 300, -300])
+def test_either_out_may_overlap_any_input(function, position: int, which: int, shift: int) -> None:
+    """Exactly, so that a block is read before it is written, or shifted, so that it is copied."""
+    memory = np.empty(SIZE + 600)
+    view = memory[300 : 300 + SIZE]
+    labels, logits = values(SIZE)
+    # Labels that are computed singly, once the rest of their block has been written.
+    labels[::7] = 5e-324
+    inputs = [labels, logits, np.linspace(0.5, 2, SIZE), np.linspace(2, 0.5, SIZE)]
+    expected = function(*inputs[:3], weight=inputs[3])
+    view[...] = inputs[position]
+    inputs[position] = view
+    outs = [np.empty(SIZE), np.empty(SIZE)]
+    outs[which] = memory[300 + shift : 300 + shift + SIZE]
+    if function is weighted:
+        expected, got = [expected], [weighted(*inputs[:3], weight=inputs[3], out=outs[which])]
+    else:
+        got = function(*inputs[:3], weight=inputs[3], out=outs)
+    assert_same(got, expected)
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_a_reduced_out_inside_an_input(position: int) -> None:
+    labels, logits = values(SIZE)
+    inputs = [labels, logits, np.linspace(0.5, 2, SIZE), np.linspace(2, 0.5, SIZE)]
+    expected = logitloss.value_and_grad(*inputs[:3], weight=inputs[3], reduction="sum")
+    outs = inputs[position][-1:].reshape(()), np.empty(SIZE)
+    got = logitloss.value_and_grad(*inputs[:3], weight=inputs[3], reduction="sum", out=outs)
+    assert_same(got, expected)
+
+
+def test_the_same_address_is_not_the_same_view() -> None:
+    """Out may begin where an input does and still have other strides, items or rows."""
+    labels, logits = values((300, 300))
+    expected = weighted(labels, logits, 2.0)
+    memory = logits.copy()
+    np.testing.assert_array_equal(weighted(labels, memory, 2.0, out=memory.T), expected)
+
+    memory = np.empty(SIZE)
+    narrow = memory.view("float32")[:SIZE]
+    narrow[...] = np.linspace(-3, 3, SIZE)
+    labels, _ = values(SIZE)
+    expected = weighted(labels, narrow.copy(), 2.0)
+    np.testing.assert_array_equal(weighted(labels, narrow, 2.0, out=memory), expected)
+
+    labels, logits = values((SIZE, 3))
+    memory = np.ones((SIZE, 3))
+    column = memory[:, :1]
+    column[:, 0] = np.linspace(0.5, 3, SIZE)
+    expected = weighted(labels, logits, column.copy())
+    np.testing.assert_array_equal(weighted(labels, logits, column, out=memory), expected)
+
+
+def test_an_out_without_dimensions_is_returned_itself() -> None:
+    out, other = np.empty(()), np.empty(())
+    assert weighted(np.array(1.0), np.array(0.0), 1.0, out=out) is out
+    assert out == np.log(2)
+    got = logitloss.value_and_grad(np.array(1.0), np.array(0.0), out=(out, other))
+    assert got[0] is out
+    assert got[1] is other
+
+
+LAYOUTS = {
+    "C": lambda a: a,
+    "F": np.asfortranarray,
+    "permuted": lambda a: np.ascontiguousarray(a.transpose(1, 0, 2)).transpose(1, 0, 2),
+    "reversed": lambda a: np.asfortranarray(a[::-1, ::-1, ::-1])[::-1, ::-1, ::-1],
+    "strided": lambda a: np.repeat(a, 2, axis=2)[:, :, ::2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_regular_layouts_are_neither_copied_nor_converted(
+    layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NumPy's iterator gives the same bits several times more slowly: no value shows its use."""
+    labels, logits = values((4, 5, 6))
+    coefficients = [np.linspace(0.5, 2, n).reshape(s) for n, s in ((6, 6), (5, (5, 1)), (1, 1))]
+    coefficients += [np.linspace(0.5, 2, 4).reshape(4, 1, 1), np.broadcast_to(2.0, (4, 5, 6)), 2.0]
+    coefficients += [np.broadcast_to(coefficients[0], (4, 5, 6))]
+    expected = [logitloss.grad_and_hess(labels, logits, q, weight=q) for q in coefficients]
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("converted")
+
+    monkeypatch.setattr(numpy_backend, "_converted", refuse)
+    labels, logits = map(LAYOUTS[layout], (labels, logits))
+    for q, results in zip(coefficients, expected, strict=True):
+        assert_same(logitloss.grad_and_hess(labels, logits, q, weight=q), results)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_results_are_laid_out_like_the_logits(order: str) -> None:
+    labels, logits = (np.asarray(array, order=order) for array in values((4, 5)))
+    results = [weighted(labels, logits, [1.0] * 5)]
+    for function in FUNCTIONS:
+        results += function(labels, logits)
+    for result in results:
+        assert result.flags.c_contiguous is (order == "C")
+        assert result.flags.f_contiguous is (order == "F")
+
+
+def test_weights_are_rounded_before_they_are_added_up() -> None:
+    """The divisor is the sum of the weights that multiply, not of those that were passed."""
+    labels, logits = values((3, 2), "float16")
+    rounded = np.float16(1 / 3)
+    for weight, same in (
+        (1 / 3, np.full((3, 2), rounded)),
+        (np.full((3, 1), 1 / 3), np.full((3, 2), rounded)),
+        (np.full(2, 1 / 3, "longdouble"), rounded),
+    ):
+        options = {"pos_weight": 2.0, "reduction": "weighted_mean"}
+        got = logitloss.value_and_grad(labels, logits, weight=weight, **options)
+        assert_same(got, logitloss.value_and_grad(labels, logits, weight=same, **options))
+    labels, logits = np.zeros(2, "float32"), np.zeros(2, "float32")
+    tiny = 1e-46
+    assert np.isnan(weighted(labels, logits, 1.0, weight=tiny, reduction="weighted_mean"))
+    tiny = np.array([tiny, tiny])
+    assert np.isnan(weighted(labels, logits, 1.0, weight=tiny, reduction="weighted_mean"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_many_weights_are_added_up_in_float64(dtype: str) -> None:
+    size = 200_000
+    labels, logits = np.zeros(size, dtype), np.zeros(size, dtype)
+    weight = np.ones(size, dtype)
+    weight[0] = 2.0**15
+    value = weighted(labels, logits, 1.0, weight=weight, reduction="weighted_mean")
+    assert value == np.float64(np.log(2)).astype(dtype)
+    weight = np.ones((size // 2, 1), dtype)
+    value, gradient = logitloss.value_and_grad(
+        labels.reshape(-1, 2), logits.reshape(-1, 2), weight=weight, reduction="weighted_mean"
+    )
+    assert value == np.float64(np.log(2)).astype(dtype)
+    np.testing.assert_array_equal(gradient, np.full(gradient.shape, 0.5 / size).astype(dtype))
+
+
+def test_an_infinite_sum_is_infinite() -> None:
+    """Its rounding errors are NaN by then, and must not be added to it."""
+    labels, logits = np.zeros(100), np.full(100, np.inf)
+    for reduction in ("sum", "mean", "weighted_mean"):
+        assert weighted(labels, logits, 1.0, reduction=reduction) == np.inf
+    assert weighted(labels, np.full(100, 1e308), 1.0, reduction="sum") == np.inf
+
+
+def test_sums_of_converted_chunks_carry_on() -> None:
+    """Half precision goes through in chunks, whose sums are added up."""
+    labels, logits = values(150_000, "float16")
+    losses = weighted(labels.astype("float32"), logits.astype("float32"), 2.0)
+    exact = np.sum(losses, dtype=np.float64)
+    got = weighted(labels, logits, 2.0, reduction="mean")
+    assert got == np.float64(exact / 150_000).astype("float16")
+
+
+@pytest.mark.parametrize("terms", list(itertools.permutations([2.0**60, 1.0, -(2.0**60)])))
+def test_terms_that_cancel_leave_the_smallest(terms: tuple[float, ...]) -> None:
+    """Rounding errors of every addition count: within a lane, between lanes, between slices."""
+    for size, places in ((600, [0, 64, 128]), (600, [0, 1, 2]), (100_000, [0, 50_000, 99_999])):
+        logits, weight = np.zeros(size), np.zeros(size)
+        logits[places] = 1000.0
+        weight[places] = terms
+        assert weighted(np.zeros(size), logits, 1.0, weight=weight, reduction="sum") == 1000.0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3), (2, 0, 4)])
+def test_empty_with_every_shape_of_coefficient(dtype: str, shape: tuple[int, ...]) -> None:
+    labels, logits = np.empty(shape, dtype), np.empty(shape, dtype)
+    shapes = {shape, shape[-1:], (1,) * len(shape), (), (*shape[:-1], 1), (1, *shape[1:])}
+    for coefficient_shape in shapes:
+        coefficient = np.ones(coefficient_shape)
+        for function in FUNCTIONS:
+            for result in function(labels, logits, coefficient, weight=coefficient):
+                assert result.shape == shape
+        total = weighted(labels, logits, coefficient, weight=coefficient, reduction="sum")
+        assert total == 0
+        for reduction in ("mean", "weighted_mean"):
+            value, gradient = logitloss.value_and_grad(
+                labels, logits, coefficient, weight=coefficient, reduction=reduction
+            )
+            assert np.isnan(value)
+            assert gradient.shape == shape
+
+
+@pytest.mark.parametrize("dtype", ["?", "i8", "u2", ">f4", "f2", "f8", "g"])
+@pytest.mark.parametrize("shape", [(5, 1), (1, 7), (3, 1, 1), (3, 5, 7), (3, 1, 7)])
+def test_coefficients_of_every_dtype(dtype: str, shape: tuple[int, ...]) -> None:
+    labels, logits = values((3, 5, 7), "float32")
+    coefficient = np.resize(np.arange(5), shape).astype(dtype)
+    full = np.array(np.broadcast_to(coefficient, logits.shape)).astype("float32")
+    for function in FUNCTIONS:
+        assert_same(
+            function(labels, logits, coefficient, weight=coefficient),
+            function(labels, logits, full, weight=full),
+        )
+
+
+@pytest.mark.parametrize("classes", [300, 700, 70_000])
+def test_a_period_read_in_place_ends_beside_nothing(classes: int) -> None:
+    """Per-class weights of several blocks: the block that wraps around reads the next period."""
+    labels, logits = values((3, classes))
+    pos_weight, weight = np.linspace(0.5, 2, classes), np.linspace(3, 1, classes)
+    for function in FUNCTIONS:
+        got = function(labels, logits, pos_weight, weight=weight)
+        for row in range(3):
+            expected = function(labels[row], logits[row], pos_weight, weight=weight)
+            assert_same([result[row] for result in got], expected)
+
+
+@pytest.mark.parametrize("columns", [255, 70_000])
+def test_a_repeated_weight_fills_no_more_than_its_block(columns: int) -> None:
+    labels, logits = values((3, columns))
+    weight = np.array([[0.5], [2.0], [3.0]])
+    for function in FUNCTIONS:
+        got = function(labels, logits, 1.5, weight=weight)
+        full = np.array(np.broadcast_to(weight, logits.shape))
+        assert_same(got, function(labels, logits, 1.5, weight=full))
+
+
+# Maps two pages, cuts the file behind them to one, so that touching the second is fatal, and lays
+# the arrays against the end of the first.
+EDGE = """
+import mmap, os, tempfile
+import numpy as np, logitloss
+page = mmap.PAGESIZE
+def at_the_edge(values):
+    file = tempfile.TemporaryFile()
+    file.truncate(2 * page)
+    memory = mmap.mmap(file.fileno(), 2 * page)
+    files.append((file, memory))
+    array = np.frombuffer(memory, values.dtype, values.size, page - values.nbytes)
+    array[...] = values
+    os.ftruncate(file.fileno(), page)
+    return array
+files = []
+for dtype in ("float32", "float64"):
+    for size in (1, 31, 33, 257, 500):
+        labels, logits, weight = (
+            at_the_edge(np.linspace(first, 1, size).astype(dtype)) for first in (0, -5, 0.5)
+        )
+        logitloss.value_and_grad(labels, logits, 2.0)
+        logitloss.grad_and_hess(labels, logits, weight, weight=weight)
+        outs = at_the_edge(labels.copy()), at_the_edge(labels.copy())
+        logitloss.value_and_grad(labels, logits, weight, out=outs)
+        logitloss.value_and_grad(np.tile(labels, (2, 1)), np.tile(logits, (2, 1)), weight)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a mapped file cannot be truncated there")
+def test_nothing_is_read_or_written_past_the_end() -> None:
+    result = subprocess.run([sys.executable, "-c", EDGE], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_half_precision_overflows_silently() -> None:
+    """The suite turns warnings into errors, of which rounding to float16 would be one."""
+    labels, logits = np.ones(3, "float16"), np.full(3, -10, "float16")
+    loss, gradient = logitloss.value_and_grad(labels, logits, 1e6, weight=2)
+    again, _ = logitloss.grad_and_hess(labels, logits, 1e6, weight=2)
+    assert (loss == np.inf).all()
+    assert (gradient == -np.inf).all()
+    assert (again == -np.inf).all()
+
+
+@pytest.mark.parametrize("pos_weight", [np.inf, -np.inf])
+def test_zero_weight_masks_nan_beside_infinite_pos_weight(pos_weight: float) -> None:
+    for function in FUNCTIONS:
+        for result in function(
+            [np.nan, 1.0, 0.0], [1.0, np.nan, np.nan], pos_weight, weight=[0.0, 0.0, -0.0]
+        ):
+            np.testing.assert_array_equal(result, 0)
+
+
+def test_weighted_mean_whose_gradient_overwrites_the_weights() -> None:
+    labels, logits = values(SIZE)
+    weight = np.linspace(0.5, 2, SIZE)
+    options = {"pos_weight": 2.0, "reduction": "weighted_mean"}
+    expected = logitloss.value_and_grad(labels, logits, weight=weight, **options)
+    got = logitloss.value_and_grad(
+        labels, logits, weight=weight, out=(np.empty(()), weight), **options
+    )
+    assert_same(got, expected)
+
+
+@pytest.mark.parametrize("divisor", [2.0**-1030, 2.0**-130, 2.0**1010, np.inf])
+def test_weighted_mean_at_the_limits_of_the_weights(divisor: float) -> None:
+    """The reciprocal of the sum of the weights may leave the number range; a quotient need not."""
+    labels, logits = values(4)
+    weight = np.full(4, divisor / 4)
+    _, expected = logitloss.value_and_grad(labels, logits, 2.0, weight=weight)
+    value, gradient = logitloss.value_and_grad(
+        labels, logits, 2.0, weight=weight, reduction="weighted_mean"
+    )
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(gradient, expected / divisor)
+    assert np.isnan(value) if np.isinf(divisor) else 0 < value < 10
+
+
+@pytest.mark.parametrize(("dtype", "logit"), [("float32", 104.8), ("float64", 860.0)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_negative_coefficients_give_negative_results(dtype: str, logit: float, sign: int) -> None:
+    """The tails that a coefficient lifts out of the subnormals, whatever its sign."""
+    logits = np.array([sign * logit], dtype)
+    for label, options in ((0, {"weight": 1e30}), (1, {"weight": 1e30}), (1, {"pos_weight": 1e30})):
+        labels = np.array([label], dtype)
+        negated = {name: -value for name, value in options.items()}
+        for function in FUNCTIONS:
+            expected = function(labels, logits, **options)
+            assert_same(function(labels, logits, **negated), [-result for result in expected])
+
+
+def test_coefficients_whose_sum_overflows() -> None:
+    labels, weight = np.float32([0.5, 0.5]), np.float32(3e38)
+    loss = weighted(labels, np.float32([200, -np.inf]), 2.0, weight=weight)
+    np.testing.assert_array_equal(loss, np.inf)
+    _, hessian = logitloss.grad_and_hess(labels, np.float32([0, 0]), 2.0, weight=weight)
+    np.testing.assert_array_equal(hessian, np.float32(1.5 * 0.25 * float(weight)))
+
+
+def test_weight_lifts_a_product_out_of_the_subnormals() -> None:
+    labels, logits, pos_weight, weight = np.float32([[1e-12], [-100], [1e-30], [1e30]])
+    expected = np.float64(weight) * (
+        np.float64(pos_weight) * np.float64(labels) * 100 + np.exp(np.float64(-100))
+    )
+    got = weighted(labels, logits, pos_weight, weight=weight)
+    np.testing.assert_array_max_ulp(got, expected.astype(np.float32), 2)
+
+
+@pytest.mark.parametrize(("dtype", "label"), [("float32", 1e-45), ("float64", 5e-324)])
+def test_unit_pos_weight_array_with_subnormal_labels(dtype: str, label: float) -> None:
+    logits = np.linspace(-30, 30, 61).astype(dtype)
+    labels = np.full(61, label, dtype)
+    for function in FUNCTIONS:
+        assert_same(function(labels, logits, np.ones(61, dtype)), function(labels, logits, 1.0))
