@@ -24,9 +24,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits as torch_loss  
 from logitloss._backends import torch as backend  # noqa: E402
 
 pytestmark = [
-    # PyTorch's own forward mode compiles its rules with it.
-    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),
-    # Dynamo does that to every Function that it traces.
+    # PyTorch's own forward mode and Inductor are written in it.
+    pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
+    # Dynamo does so to every Function that it traces.
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
 ]
 
@@ -337,16 +337,18 @@ def test_derivatives_at_the_kink_and_at_infinity(way: str, execution: None) -> N
             torch.testing.assert_close(got.detach(), slope, rtol=1e-15, atol=0)
 
 
-@pytest.mark.parametrize("poison", [nan, inf, -inf])
 @pytest.mark.parametrize(("way", "execution"), PATHS, indirect=["execution"])
-def test_zero_weight_masks_derivatives(way: str, execution: None, poison: float) -> None:
-    clean = tensors([[1.0, 0.0, 0.5, 1.0], [0.5, 2.0, -1.0, 3.0], [2.0] * 4, [1.0, 0.0, 0.5, 0.0]])
+def test_zero_weight_masks_derivatives(way: str, execution: None) -> None:
+    clean = tensors([[1, 0, 0.5, 1, 0, 1], [0.5, 2, -1, 3, -4, 1], [2] * 6, [1, 0, 0.5, 0, 0, 0]])
     poisoned = [operand.clone() for operand in clean]
-    poisoned[1][1] = poisoned[0][3] = poisoned[2][3] = poison
+    for element, poison in ((1, nan), (3, inf), (4, -inf)):
+        poisoned[1][element] = poison
+    poisoned[0][5] = poisoned[2][5] = nan
+    kept, masked = [0, 2], [1, 3, 4, 5]
     for got, expected in zip(FIRST[way](poisoned), FIRST[way](clean), strict=True):
         if got is not None:
-            torch.testing.assert_close(got[::2], expected[::2], rtol=0, atol=0)
-            np.testing.assert_array_equal(got[1::2].detach(), 0)
+            torch.testing.assert_close(got[kept], expected[kept], rtol=0, atol=0)
+            np.testing.assert_array_equal(got[masked].detach(), 0)
 
 
 def test_derivative_by_a_weight_of_zero_is_the_loss() -> None:
@@ -463,9 +465,10 @@ def test_autocast_does_what_it_does_to_the_loss_of_torch(dtype: str, autocast: s
         assert weighted(labels, logits.detach(), 2.0, out=out) is out
 
 
+@pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_grad_modes_do_what_they_do_to_the_loss_of_torch(mode) -> None:
-    labels, logits = torch.rand(3), torch.rand(3, requires_grad=True)
+def test_grad_modes_do_what_they_do_to_the_loss_of_torch(mode, requires_grad: bool) -> None:
+    labels, logits = torch.rand(3), torch.rand(3, requires_grad=requires_grad)
     with mode():
         for reduction in ("none", "mean"):
             value = weighted(labels, logits, 2.0, reduction=reduction)
@@ -583,6 +586,7 @@ def test_opcheck(order: int, total: bool) -> None:
         (labels.detach(), logits.detach(), pos_weight.detach(), None),
         (labels > 0.5, logits.detach().T.contiguous().T, pos_weight.detach(), None),
         (labels.detach()[0, 0], logits.detach()[0, 0], pos_weight.detach()[0], None),
+        (labels.detach(), logits.detach()[:1].expand(3, 4), pos_weight.detach(), None),
     ]
     for sample in samples:
         torch.library.opcheck(torch.ops.logitloss.derivative.default, (*sample, order, total))
@@ -623,10 +627,7 @@ COMPILED = {
     "bfloat16": lambda z, x, q, w: weighted(z.bfloat16(), x.bfloat16(), 2.0, reduction="sum"),
     "mixed": lambda z, x, q, w: weighted(z.bfloat16(), x.float(), q, weight=w),
     "name": lambda z, x, q, w: weighted(z, x, q, "loss", weight=w),
-    "out": lambda z, x, q, w: weighted(
-        z.detach(), x.detach(), q.detach(), out=torch.empty_like(x).detach()
-    ) + x,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -655,6 +656,16 @@ def test_compiled_graph_holds_one_operator_and_its_derivative() -> None:
         function = torch.compile(reduced(reduction), fullgraph=True, backend=graphs)
         function(labels, logits, pos_weight, weight).sum().backward()
         assert graphs.count() == [1, 1]
+
+
+# array-api-compat caches what it knows of types; the checks of `out` ask it.
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
+def test_compiled_out() -> None:
+    labels, logits, pos_weight, _ = small_operands()
+    out, expected = torch.empty_like(logits), torch.empty_like(logits)
+    weighted(labels, logits, pos_weight, out=expected)
+    compiled(lambda *operands: weighted(*operands, out=out))(labels, logits, pos_weight)
+    torch.testing.assert_close(out, expected, rtol=0, atol=0)
 
 
 def test_sizes_and_numbers_are_dynamic() -> None:
@@ -692,24 +703,23 @@ def test_inductor(execution: None) -> None:
 
 
 TRANSFORMATIONS = {
-    "grad": lambda f: torch.func.grad(lambda x: f(x).sum()),
     "vmap of grad": lambda f: torch.vmap(torch.func.grad(lambda x: f(x).sum())),
     "jvp": lambda f: lambda x: torch.func.jvp(f, (x,), (x,))[1],
     "hessian": lambda f: torch.func.hessian(lambda x: f(x).sum()),
-    "jacrev twice": lambda f: torch.func.jacrev(torch.func.jacrev(lambda x: f(x).sum())),
 }
 
 
-@pytest.mark.parametrize("execution", ["kernel", "formula"], indirect=True)
+# Dynamo asks every tensor in a frame that it resumes after the break.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
-def test_transformations_under_compile_are_right_or_refused(name: str, execution: None) -> None:
-    logits = small_operands()[1]
+def test_transformations_under_compile_are_right_or_refused(name: str) -> None:
+    logits = small_operands()[1][0]
     function = TRANSFORMATIONS[name](lambda x: weighted(torch.ones_like(x), x, 2.0))
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="NotImplementedError"):
+        compiled(function)(logits)
     torch._dynamo.reset()
     got = torch.compile(function, backend="aot_eager")(logits)
     torch.testing.assert_close(got, function(logits), rtol=1e-13, atol=1e-15)
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="graph_break"):
-        compiled(function)(logits)
 
 
 class Model(torch.nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -152,13 +153,14 @@ def weighted_cross_entropy_with_logits(
     """
     # The commonest call, which costs no more than an addition if nothing comes before this.
     if weight is None and out is None and name is None and reduction is _NONE:
-        losses = plain_loss(labels, logits, pos_weight)
+        plain = plain_loss if type(logits) is np.ndarray else _plain_tensor_loss
+        losses = plain(labels, logits, pos_weight)
         if losses is not None:
             return losses
     check_reduction(reduction)
-    arguments = parse(labels, logits, pos_weight, weight, name)
+    arguments, backend = _parse(labels, logits, pos_weight, weight, name)
     check_out(out, arguments, reduction)
-    return _backend(arguments).loss(arguments, reduction, out, name)
+    return backend.loss(arguments, reduction, out, name)
 
 
 def sigmoid_cross_entropy_with_logits(
@@ -211,13 +213,14 @@ def sigmoid_cross_entropy_with_logits(
     array([1.31326169, 0.31326169, 0.69314718])
     """
     if weight is None and out is None and name is None and reduction is _NONE:
-        losses = plain_loss(labels, logits, 1.0)
+        plain = plain_loss if type(logits) is np.ndarray else _plain_tensor_loss
+        losses = plain(labels, logits, 1.0)
         if losses is not None:
             return losses
     check_reduction(reduction)
-    arguments = parse(labels, logits, 1.0, weight, name)
+    arguments, backend = _parse(labels, logits, 1.0, weight, name)
     check_out(out, arguments, reduction)
-    return _backend(arguments).loss(arguments, reduction, out, name)
+    return backend.loss(arguments, reduction, out, name)
 
 
 def value_and_grad(
@@ -281,9 +284,9 @@ def value_and_grad(
     (1.3863, [-0.75, 0.25])
     """
     check_reduction(reduction)
-    arguments = parse(labels, logits, pos_weight, weight)
+    arguments, backend = _parse(labels, logits, pos_weight, weight)
     check_out_pair(out, arguments, reduction)
-    return _backend(arguments).value_and_grad(arguments, reduction, out)
+    return backend.value_and_grad(arguments, reduction, out)
 
 
 def grad_and_hess(
@@ -340,9 +343,40 @@ def grad_and_hess(
     >>> gradient, hessian
     (array([-1.5,  0. ]), array([0.75, 0.  ]))
     """
-    arguments = parse(labels, logits, pos_weight, weight)
+    arguments, backend = _parse(labels, logits, pos_weight, weight)
     check_out_pair(out, arguments, "none")
-    return _backend(arguments).grad_and_hess(arguments, out)
+    return backend.grad_and_hess(arguments, out)
+
+
+def _plain_tensor_loss(labels: object, logits: object, pos_weight: object) -> Array | None:
+    if not _is_tensor(logits):
+        return None
+    from logitloss._backends import torch
+
+    return torch.plain_loss(labels, logits, pos_weight)
+
+
+def _parse(
+    labels: object,
+    logits: object,
+    pos_weight: object,
+    weight: object = None,
+    name: object = None,
+) -> tuple[Arguments, Backend]:
+    if _is_tensor(logits):
+        from logitloss._backends import torch
+
+        tensors = torch.parse(labels, logits, pos_weight, weight, name)
+        if tensors is not None:
+            return tensors, torch
+    arguments = parse(labels, logits, pos_weight, weight, name)
+    return arguments, _backend(arguments)
+
+
+def _is_tensor(value: object) -> bool:
+    # array-api-compat's own test is one that Dynamo cannot trace.
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def _backend(arguments: Arguments) -> Backend:

@@ -43,7 +43,10 @@ from logitloss._kernel import kernel
 
 _FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _INTEGRAL = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_NUMPY_DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+_NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+}
 _READABLE = (*_NUMPY_DTYPES, *_INTEGRAL)
 _TYPES = (Tensor, torch.nn.Parameter)
 _is_wrapper = torch._C._functorch.is_legacy_batchedtensor
@@ -57,7 +60,7 @@ def plain_loss(labels: object, logits: object, pos_weight: object) -> Tensor | N
         or type(logits) is not Tensor
         or _is_transformed()
         or _is_traced()
-        or torch.autograd._profiler_enabled()
+        or torch.autograd.profiler._is_profiler_enabled
         or labels.requires_grad
         or logits.requires_grad
     ):
@@ -118,7 +121,7 @@ def _is_coefficient(value: object, logits: Tensor) -> bool:
 
 def loss(arguments: Arguments, reduction: str, out: Tensor | None, name: str | None) -> Tensor:
     # Entering a range costs as much as a whole call on a small tensor.
-    if not torch.compiler.is_compiling() and torch.autograd._profiler_enabled():
+    if not torch.compiler.is_compiling() and torch.autograd.profiler._is_profiler_enabled:
         with torch.profiler.record_function(name or "logistic_loss"):
             return _loss(arguments, reduction, out)
     return _loss(arguments, reduction, out)
@@ -206,7 +209,7 @@ def _tensors(values: Iterable[Any]) -> list[Tensor]:
 
 
 def _needs_grad(tensors: list[Tensor]) -> bool:
-    return torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors])
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _is_eager(tensors: list[Tensor]) -> bool:
@@ -265,12 +268,13 @@ def _kernel_grad_and_hess(
 ) -> tuple[Tensor, Tensor]:
     views: Any = _view(gradient_out, inputs), _view(hessian_out, inputs)
     gradient, hessian = numpy_backend.grad_and_hess(_to_numpy(inputs), views)
-    return _from_numpy(gradient, views[0], gradient_out), _from_numpy(
-        hessian, views[1], hessian_out
-    )
+    gradient = _from_numpy(gradient, views[0], gradient_out)
+    return gradient, _from_numpy(hessian, views[1], hessian_out)
 
 
-def _plain(operation: int, inputs: Arguments, reduction: str) -> Any:
+def _plain(
+    operation: int, inputs: Arguments, reduction: str, divisor: float | None = None
+) -> tuple[Tensor, Any] | None:
     """Value and gradient, if the operation has one, without the NumPy backend's overhead.
 
     None in another than the commonest case: contiguous tensors, a scalar pos_weight, no weight.
@@ -288,8 +292,9 @@ def _plain(operation: int, inputs: Arguments, reduction: str) -> Any:
     shape, dtype = logits.shape, _NUMPY_DTYPES[logits.dtype]
     size = shape.numel()
     reduce = reduction != "none"
-    divisor = size if reduction in ("mean", "weighted_mean") else 1
-    value = None if reduce else np.empty(size, dtype)
+    if divisor is None:
+        divisor = size if reduction in ("mean", "weighted_mean") else 1
+    value: Any = None if reduce else np.empty(size, dtype)
     gradient = np.empty(size, dtype) if operation == kernel.VALUE_AND_GRAD else None
     total = kernel.run(
         operation,
@@ -302,17 +307,14 @@ def _plain(operation: int, inputs: Arguments, reduction: str) -> Any:
         divisor or 1.0,
         False,
         reduce,
-        dtype == np.float32,
+        logits.dtype is torch.float32,
     )
-    if value is None:
+    if reduce:
         # After an overflow to infinity the low part is NaN.
         value = sum(total) if math.isfinite(total[0]) else total[0]
         value = np.asarray(value / divisor if divisor else math.nan, dtype)
-    else:
-        value = value.reshape(shape)
-    return torch.from_numpy(value), (
-        None if gradient is None else torch.from_numpy(gradient.reshape(shape))
-    )
+    value = torch.from_numpy(value if reduce else value.reshape(shape))
+    return value, None if gradient is None else torch.from_numpy(gradient.reshape(shape))
 
 
 def _to_numpy(inputs: Arguments) -> Arguments:
@@ -344,7 +346,7 @@ def _from_numpy(result: Any, view: Any, out: Tensor | None) -> Tensor:
     return out
 
 
-def _operands(inputs: Arguments) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def _operands(inputs: Arguments) -> tuple[Any, Any, Any, Any]:
     """Labels, logits, pos_weight and weight as tensors."""
     _, labels, logits, pos_weight, weight, _ = inputs
 
@@ -361,16 +363,17 @@ def _differentiable_loss(inputs: Arguments, reduction: str) -> Tensor:
     _, labels, logits, *coefficients, _ = inputs
     others = _tensors([labels, *coefficients])
     if _is_eager([logits, *others]) and not _needs_grad(others):
-        value: Tensor = _EagerLoss.apply(logits, inputs, reduction)
+        value: Tensor = _EagerLoss.apply(logits, inputs, reduction)  # type: ignore[no-untyped-call]
         return value
     if reduction == "none":
         return _derivative(*_operands(inputs), 0)
     total = _derivative(*_operands(inputs), 0, total=True)
     divisor = _divisor(inputs, reduction)
-    if not isinstance(divisor, Tensor):
-        return total / divisor
-    # NaN is added so that it stays out of the derivatives, which are zero where all weights are.
-    return total / _nonzero(divisor) + torch.where(divisor == 0, math.nan, 0.0)
+    value = total / _nonzero(divisor)
+    if isinstance(divisor, Tensor):
+        # Added, NaN stays out of the derivatives, which are zero where all weights are.
+        value = value + torch.where(divisor == 0, math.nan, 0.0)
+    return value
 
 
 def _divisor(inputs: Arguments, reduction: str) -> Any:
@@ -415,11 +418,11 @@ class _EagerLoss(Function):
             # `loss.backward()` passes 1, and multiplying would be another pass over memory.
             return gradient if scale.item() == 1 else gradient * scale, None, None
         operands = (t if v is None else v for t, v in zip(saved, ctx.scalars, strict=True))
-        inputs = Arguments(xp, *operands, ctx.dtype)
+        inputs = Arguments._make([xp, *operands, ctx.dtype])
         if ctx.reduction != "none":
             scale = scale / _nonzero(_divisor(inputs, ctx.reduction))
-        factors = None, scale, None, None
-        return _partials(_derivative, *_operands(inputs), 0, factors)[1], None, None
+        partials = _partials(_derivative, *_operands(inputs), 0, None, scale, None, None)
+        return partials[1], None, None
 
 
 def _derivative(
@@ -433,22 +436,21 @@ def _derivative(
     """D(order), or the sum over all its elements."""
     inputs = labels, logits, pos_weight, weight, order, total
     result: Tensor
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and not _is_transformed():
         # On the CPU the kernel outruns what Inductor makes of the formula; elsewhere Inductor fuses
         # the formula with its surroundings. But an export drops the derivative rule of a Function.
-        if _is_transformed():
-            torch._dynamo.graph_break(
-                msg="Dynamo loses tangents and second derivatives of Functions."
-            )
-        elif torch.compiler.is_exporting() or _fits_kernel(_tensors(inputs), eager=False):
+        if torch.compiler.is_exporting() or _fits_kernel(_tensors(inputs), eager=False):
             result = _operator(*inputs)
-            return result
         else:
-            result = _TraceableDerivative.apply(*inputs)
-            return result
-    elif not _is_transformed() and not _needs_grad(_tensors(inputs)):
+            result = _TraceableDerivative.apply(*inputs)  # type: ignore[no-untyped-call]
+        return result
+    if torch.compiler.is_compiling():
+        # Dynamo would lose tangents and second derivatives. Now it leaves the call uncompiled, or
+        # with fullgraph=True refuses it.
+        raise NotImplementedError("a transformation of torch.func inside torch.compile")
+    if not _is_transformed() and not _needs_grad(_tensors(inputs)):
         return _compute(*inputs)
-    result = _Derivative.apply(*inputs)
+    result = _Derivative.apply(*inputs)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -486,10 +488,16 @@ def _compute_by_kernel(
     inputs = Arguments(xp, labels, logits, pos_weight, weight, logits.dtype)
     if order == 0:
         return _kernel_loss(inputs, "sum" if total else "none")
-    if order == 1:
-        result = _kernel_value_and_grad(inputs, "sum")[1]
-    else:
-        result = _kernel_grad_and_hess(inputs)[1]
+    results = None
+    if order == 2:
+        results = _kernel_grad_and_hess(inputs)
+    elif weight is not None and weight.dim() == 0 and weight != 0:
+        # What `backward` passes on from a sum or mean: a weight costs the kernel more.
+        results = _plain(
+            kernel.VALUE_AND_GRAD, inputs._replace(weight=None), "sum", 1 / weight.item()
+        )
+    results = results or _kernel_value_and_grad(inputs, "sum")
+    result: Tensor = results[1]
     return result.sum(dtype=torch.float64).to(result.dtype) if total else result
 
 
@@ -500,7 +508,7 @@ def _partials(
     pos_weight: Tensor,
     weight: Tensor | None,
     order: int,
-    factors: tuple[Tensor | None, ...],
+    *factors: Tensor | None,
 ) -> list[Tensor | None]:
     """The derivatives of D(order) by each operand, times the factors given for them."""
 
@@ -543,8 +551,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(derivative: Callable[..., Tensor], ctx: Any, scale: Tensor) -> tuple[Any, ...]:
     operands = ctx.saved_tensors
-    factors = tuple(scale if needed else None for needed in ctx.needs_input_grad[:4])
-    partials = _partials(derivative, *operands, ctx.order, factors)
+    factors = (scale if needed else None for needed in ctx.needs_input_grad[:4])
+    partials = _partials(derivative, *operands, ctx.order, *factors)
     gradients = (
         None if partial is None else partial.sum_to_size(operand.shape)
         for partial, operand in zip(partials, operands, strict=True)
@@ -598,6 +606,7 @@ class _Derivative(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _save(ctx, inputs, output)
         ctx.save_for_forward(*inputs[:4])
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> Any:
@@ -606,19 +615,24 @@ class _Derivative(Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         # Without forward mode in here an outer `torch.func.jvp` would see a constant.
-        with forward_ad._set_fwd_grad_enabled(True):
-            operands = [
-                operand if operand is None else forward_ad.unpack_dual(operand).primal
+        with forward_ad._set_fwd_grad_enabled(torch._C._are_functorch_transforms_active()):
+            operands: list[Any] = [
+                operand if operand is None else forward_ad.unpack_dual(operand).primal  # type: ignore[no-untyped-call]
                 for operand in ctx.saved_tensors
             ]
-            partials = _partials(_derivative, *operands, ctx.order, tangents[:4])
-            tangent = sum(partial for partial in partials if partial is not None)
-            tangent = tangent.expand_as(operands[1])
+            partials = _partials(_derivative, *operands, ctx.order, *tangents[:4])
+            first, *rest = (partial for partial in partials if partial is not None)
+            tangent: Tensor = sum(rest, start=first).expand_as(operands[1])
             return tangent.sum() if ctx.total else tangent
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
         return _vmap(_derivative, info, in_dims, *inputs)
+
+
+def _shape(*inputs: Any) -> Any:
+    _, logits, _, _, _, total = inputs
+    return logits.new_empty(()) if total else torch.empty_like(logits)
 
 
 torch.library.define(
@@ -629,13 +643,8 @@ torch.library.define(
 )
 _operator = torch.ops.logitloss.derivative.default
 torch.library.impl("logitloss::derivative", "default", _compute)
+torch.library.register_fake("logitloss::derivative", _shape)
 torch.library.register_vmap("logitloss::derivative", partial(_vmap, _operator))
 torch.library.register_autograd(
     "logitloss::derivative", partial(_backward, _operator), setup_context=_save
 )
-
-
-@torch.library.register_fake("logitloss::derivative")
-def _shape(*inputs: Any) -> Tensor:
-    _, logits, _, _, _, total = inputs
-    return logits.new_empty(()) if total else torch.empty_like(logits)
