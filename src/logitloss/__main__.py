@@ -208,7 +208,7 @@ class _Inputs:
 @contextmanager
 def _progress(elements: int) -> Iterator[Callable[[int], object]]:
     if sys.stderr.isatty() and importlib.util.find_spec("tqdm"):
-        from tqdm import tqdm  # type: ignore[import-untyped]
+        from tqdm import tqdm
 
         with tqdm(total=elements, unit=" elements", unit_scale=True, leave=False) as bar:
             yield bar.update

@@ -270,7 +270,7 @@ def _converted(
     with np.nditer(
         [*operands, *outs],
         flags=["buffered", "external_loop", "zerosize_ok", "delay_bufalloc"],
-        op_flags=[["readonly"]] * len(operands) + [["writeonly"]] * len(outs),  # type: ignore[list-item]
+        op_flags=[["readonly"]] * len(operands) + [["writeonly"]] * len(outs),
         # Coefficients are rounded to the dtype of the result, which may be half precision.
         op_dtypes=[dtype, dtype] + [arguments.dtype] * (len(operands) - 2) + [dtype] * len(outs),
         casting="unsafe",
