@@ -84,7 +84,8 @@ def parse(
         return None
     dtype = logits.dtype
     if labels.dtype is not dtype and labels.dtype.is_floating_point:
-        dtype = torch.promote_types(labels.dtype, dtype)
+        # There is no promotion of the 8-bit formats.
+        dtype = torch.promote_types(labels.dtype, dtype) if labels.dtype in _FLOATING else None
     if (
         logits.dtype in _FLOATING
         and dtype in _FLOATING
