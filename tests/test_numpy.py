@@ -330,6 +330,15 @@ def test_weighted_mean_whose_gradient_overwrites_the_weights() -> None:
     assert_same(got, expected)
 
 
+def test_sum_of_weights_beyond_float32() -> None:
+    labels, logits = np.array([1, 0] * 50, "float32"), np.zeros(100, "float32")
+    value, gradient = logitloss.value_and_grad(
+        labels, logits, weight=np.full(100, 1e38, "float32"), reduction="weighted_mean"
+    )
+    np.testing.assert_array_max_ulp(value, np.float32(np.log(2)), 1)
+    np.testing.assert_array_max_ulp(gradient, (0.5 - labels) / np.float32(100), 1)
+
+
 @pytest.mark.parametrize("divisor", [2.0**-1030, 2.0**-130, 2.0**1010, np.inf])
 def test_weighted_mean_at_the_limits_of_the_weights(divisor: float) -> None:
     """The reciprocal of the sum of the weights may leave the number range; a quotient need not."""

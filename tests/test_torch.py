@@ -381,6 +381,12 @@ def test_all_weights_zero(reduction: str) -> None:
             np.testing.assert_array_equal(gradient, 0)
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_requiring_grad_changes_no_value(name: str) -> None:
+    got = FUNCTIONS[name](*small_operands(requires_grad=True))
+    torch.testing.assert_close(got, FUNCTIONS[name](*small_operands()), rtol=1e-15, atol=0)
+
+
 def test_what_the_caller_leaves_out_is_masked() -> None:
     labels, logits = torch.ones(3), torch.tensor([1.0, nan, -inf], requires_grad=True)
     weighted(labels, logits, 2.0)[:1].sum().backward()
@@ -503,6 +509,14 @@ def test_views(view: str, reduction: str) -> None:
     torch.testing.assert_close([t.detach() for t in viewed], copies, rtol=0, atol=0)
 
 
+def test_results_have_the_layout_of_the_logits() -> None:
+    logits = torch.rand(4, 3, 2).permute(2, 0, 1)
+    labels = torch.ones(2, 4, 3)
+    results = *logitloss.value_and_grad(labels, logits), *logitloss.grad_and_hess(labels, logits)
+    for result in (weighted(labels, logits, 2.0), *results):
+        assert result.stride() == logits.stride()
+
+
 def test_expanded_operands() -> None:
     labels, logits = torch.ones(()).expand(4, 5), torch.arange(5.0).expand(4, 5)
     expected = weighted(labels.clone(), logits.clone(), 2.0)
@@ -527,9 +541,12 @@ def test_out_and_autograd(position: int) -> None:
 
 
 @pytest.mark.parametrize("view", ["transposed", "strided", "negated"])
-def test_out_of_any_layout(view: str) -> None:
+@pytest.mark.parametrize("rows", [3, 1])
+def test_out_of_any_layout(view: str, rows: int) -> None:
     labels, logits, pos_weight, weight = small_operands()
-    first, second = (VIEWS[view](torch.zeros(3, 4, dtype=torch.float64)) for _ in range(2))
+    if rows == 1:
+        labels, logits, pos_weight, weight = labels[:1, :1], logits[:1, :1], pos_weight[:1], 1.0
+    first, second = (VIEWS[view](torch.zeros_like(logits)) for _ in range(2))
     got = logitloss.value_and_grad(labels, logits, pos_weight, weight=weight, out=(first, second))
     assert got[0] is first
     assert got[1] is second
@@ -751,14 +768,30 @@ def test_export_keeps_the_derivative(strict: bool, dtype: str) -> None:
         module.linear.bias.grad = None
 
 
+# The commonest call is computed before anything else is looked at.
+PLAIN = {**FUNCTIONS, "plain": lambda z, x, q, w: weighted(z, x, 2.0)}
+
+
+@pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
-def test_a_tracer_sees_the_call(mode: str) -> None:
+def test_a_tracer_sees_the_call(mode: str, name: str) -> None:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     labels, logits, pos_weight, weight = small_operands()
-    traced = make_fx(reduced("mean"), tracing_mode=mode)(labels, logits, pos_weight, weight)
+    traced = make_fx(PLAIN[name], tracing_mode=mode)(labels, logits, pos_weight, weight)
     got = traced(labels, -logits, pos_weight, weight)
-    torch.testing.assert_close(got, reduced("mean")(labels, -logits, pos_weight, weight))
+    torch.testing.assert_close(got, PLAIN[name](labels, -logits, pos_weight, weight))
+
+
+@pytest.mark.parametrize("slopes", [by_func, by_vmap, by_jvp, by_dual])
+def test_a_transformation_sees_the_plain_call(slopes: Callable) -> None:
+    labels, logits, *_ = tensors([[1.0, 0.0], [0.5, -2.0], [1.0, 1.0], [1.0, 1.0]])
+    expected = logitloss.value_and_grad(labels, logits, 2.0)[1]
+
+    def plain(labels, logits, *unused):
+        return weighted(labels, logits, 2.0) + sum(0 * operand for operand in unused)
+
+    torch.testing.assert_close(slopes(plain, [labels, logits, labels, labels])[1], expected)
 
 
 PARSED = list(
@@ -766,7 +799,8 @@ PARSED = list(
         [torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bfloat16), torch.ones(2, 3).bool(),
          torch.ones(2, 3, dtype=torch.complex64), torch.ones(3), [[1.0] * 3] * 2],
         [torch.ones(2, 3), torch.ones(2, 3).half(), torch.ones(2, 3).int()],
-        [1.0, 2, torch.ones(3), torch.ones(3).double(), torch.ones(2), torch.ones(1, 2, 3), "1"],
+        [1.0, 2, torch.ones(3), torch.ones(3).double(), torch.ones(2), torch.ones(1, 2, 3), "1",
+         torch.ones(3, device="meta"), 2**60, 10**400],
         [None, 1.0, torch.ones(2, 1).int(), np.ones(3)],
         [None, "name", 1],
     )

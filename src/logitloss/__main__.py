@@ -1,8 +1,8 @@
 """The command line: weighted cross-entropy over `.npy` files of any size.
 
 The files are memory-mapped and taken block by block, each in one library call with reduction
-"none". The losses are added up in float64, as the library's own reductions do it, but the value
-is not rounded to the dtype of the data afterwards.
+"none". The losses are added up in float64, and the value is printed as it is then, not rounded to
+the dtype of the data.
 """
 
 import argparse

@@ -382,7 +382,9 @@ def _is_tensor(value: object) -> bool:
 def _backend(arguments: Arguments) -> Backend:
     xp = arguments.xp
     if is_numpy_namespace(xp):
-        return generic if arguments.dtype == np.longdouble != np.float64 else numpy
+        # Where long double is double the kernel takes it.
+        is_longer = arguments.dtype == np.longdouble and arguments.dtype.itemsize > 8
+        return generic if is_longer else numpy
     # An array of the library has been passed, so that importing it here costs nothing.
     if is_torch_namespace(xp):
         from logitloss._backends import torch

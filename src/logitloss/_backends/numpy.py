@@ -58,7 +58,8 @@ def value_and_grad(
         reduce=True,
     )
     if divisor and not by_kernel:
-        np.divide(gradient, divisor, out=gradient)
+        # In float64, because the divisor may be beyond the range of the result dtype.
+        np.divide(gradient, np.float64(divisor), out=gradient, dtype=np.float64, casting="unsafe")
     # The divisor from before: the gradient may have been written over the weights.
     value = _deliver_value(total, divisor, arguments, value_out)
     return value, _deliver(gradient, gradient_out)

@@ -232,9 +232,9 @@ def _fits_kernel(tensors: list[Tensor], eager: bool) -> bool:
     for tensor in tensors:
         if not (type(tensor) in _TYPES and tensor.is_cpu and tensor.dtype in _READABLE):
             return False
-        # Dynamo cannot ask this. The wrappers are those of `torch.autograd.grad` with
-        # is_grads_batched, whose type is Tensor as well.
-        if eager and (tensor.layout is not torch.strided or _is_wrapper(tensor)):
+        # The wrappers of `torch.autograd.grad` with is_grads_batched, whose type is Tensor as
+        # well. Dynamo has no such tensors, and cannot ask.
+        if eager and _is_wrapper(tensor):
             return False
     return True
 

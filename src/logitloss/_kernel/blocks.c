@@ -1,6 +1,6 @@
 /*
  * The loops over logistic.h.  meson.build compiles this file once for each type
- * (LOGITLOSS_REAL, 32 or 64) and instruction set (LOGITLOSS_TARGET, its name).
+ * (LOGITLOSS_REAL, 32 or 64) and instruction set; LOGITLOSS_RUN names its function.
  *
  * A call is worked through in blocks that fit the L1 cache, and a block in
  * several short passes rather than one long one: a processor cannot look far
@@ -37,11 +37,12 @@ enum {
 #if LOGITLOSS_REAL == 32
 #define REAL_TYPE LOGITLOSS_FLOAT32
 #define REAL_MIN FLT_MIN
-#define REAL_MAX FLT_MAX
+/* Larger coefficients may lift an exp(-|x|) that is zero for logistic.h into the range. */
+#define CARE_ABOVE 0x1p102f
 #else
 #define REAL_TYPE LOGITLOSS_FLOAT64
 #define REAL_MIN DBL_MIN
-#define REAL_MAX DBL_MAX
+#define CARE_ABOVE 0x1p148
 #endif
 
 typedef struct {
@@ -130,9 +131,9 @@ INLINE int needs_care(REAL q, REAL z, REAL w)
                                     & ((q != 1) | (w != 1));
     const int negative_underflows = (negative < REAL_MIN) & (z != 1);
     /* Each by itself, too: infinite beside zero adds up to NaN. */
-    const int overflows = (FABS(q) > REAL_MAX) | (positive > REAL_MAX) | (negative > REAL_MAX)
-                          | (positive + negative > REAL_MAX);
-    return (w != 0) & (positive_underflows | negative_underflows | overflows);
+    const int is_huge = (FABS(q) > CARE_ABOVE) | (positive > CARE_ABOVE) | (negative > CARE_ABOVE)
+                        | (positive + negative > CARE_ABOVE);
+    return (w != 0) & (positive_underflows | negative_underflows | is_huge);
 }
 
 /* Whether the block may hold such an element; never says no to one. */
@@ -145,7 +146,7 @@ INLINE int may_need_care(inputs in, ptrdiff_t n, int general)
         return any;
     }
     const REAL q = FABS(in.pos_weight[0]);
-    if (q > REAL_MAX)
+    if (q > CARE_ABOVE)
         return 1;
     if (q == 1 || q == 0 || q != q)
         return 0;

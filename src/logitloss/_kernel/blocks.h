@@ -8,7 +8,7 @@
 #include <stddef.h>
 
 /* Elements that are worked on at a time, in buffers that stay in the L1 cache:
- * 256 doubles are 2 KiB, and at most seven such buffers are live.  Slices begin
+ * 256 doubles are 2 KiB, and at most eight such buffers are live.  Slices begin
  * at multiples of it, so that sums do not depend on how a call is divided. */
 enum { LOGITLOSS_BLOCK = 256 };
 

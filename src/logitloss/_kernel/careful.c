@@ -6,29 +6,41 @@
 
 #include <math.h>
 
-/* The product of four numbers, rounded as if the exponent range had no end. */
-static double product(double a, double b, double c, double d)
+/* The product of five numbers, rounded as if the exponent range had no end. */
+static double product(double a, double b, double c, double d, double f)
 {
-    int ea, eb, ec, ed;
-    if (a == 0 || b == 0 || c == 0 || d == 0)
-        return isnan(a) || isnan(b) || isnan(c) || isnan(d) ? NAN : 0;
-    const double mantissa = frexp(a, &ea) * frexp(b, &eb) * (frexp(c, &ec) * frexp(d, &ed));
-    return isfinite(mantissa) ? ldexp(mantissa, ea + eb + ec + ed) : mantissa;
+    int ea, eb, ec, ed, ef;
+    if (a == 0 || b == 0 || c == 0 || d == 0 || f == 0)
+        return isnan(a) || isnan(b) || isnan(c) || isnan(d) || isnan(f) ? NAN : 0;
+    const double mantissa = frexp(a, &ea) * frexp(b, &eb) * (frexp(c, &ec) * frexp(d, &ed)) * frexp(f, &ef);
+    return isfinite(mantissa) ? ldexp(mantissa, ea + eb + ec + ed + ef) : mantissa;
 }
 
 logitloss_element logitloss_careful(double label, double logit, double pos_weight, double weight)
 {
-    const double m = fabs(logit), e = exp(-m);
-    const double against = e / (1 + e), towards = 1 / (1 + e);
+    /* In the tail exp(-m) may be subnormal or zero, where a coefficient still lifts the
+     * result out: it is multiplied in as the square of its root.  log1p(e) is e there. */
+    const double m = fabs(logit);
+    const int in_tail = m > 87;
+    const double root = exp(in_tail ? -m / 2 : -m), tail = in_tail ? root : 1;
+    const double denominator = 1 + root * tail;
+    const double softplus = in_tail ? root : log1p(root);
+    const double against = root / denominator, towards = 1 / denominator;
     const double negative = 1 - label;
     const double positive_part = logit > 0 ? 0 : m, negative_part = logit > 0 ? m : 0;
 
     logitloss_element result;
-    result.loss = (product(weight, pos_weight, label, log1p(e)) + product(weight, pos_weight, label, positive_part))
-                  + (product(weight, negative, 1, log1p(e)) + product(weight, negative, 1, negative_part));
-    result.gradient = product(weight, negative, 1, logit >= 0 ? towards : against)
-                      - product(weight, pos_weight, label, logit >= 0 ? against : towards);
-    result.hessian = product(weight, pos_weight, label, against * towards)
-                     + product(weight, negative, 1, against * towards);
+    result.loss = (product(weight, pos_weight, label, softplus, tail)
+                   + product(weight, pos_weight, label, positive_part, 1))
+                  + (product(weight, negative, 1, softplus, tail)
+                     + product(weight, negative, 1, negative_part, 1));
+    if (logit >= 0)
+        result.gradient = product(weight, negative, 1, towards, 1)
+                          - product(weight, pos_weight, label, against, tail);
+    else
+        result.gradient = product(weight, negative, 1, against, tail)
+                          - product(weight, pos_weight, label, towards, 1);
+    result.hessian = product(weight, pos_weight, label, against * towards, tail)
+                     + product(weight, negative, 1, against * towards, tail);
     return result;
 }
