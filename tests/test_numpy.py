@@ -389,3 +389,10 @@ def test_unit_pos_weight_array_with_subnormal_labels(dtype: str, label: float) -
     labels = np.full(61, label, dtype)
     for function in FUNCTIONS:
         assert_same(function(labels, logits, np.ones(61, dtype)), function(labels, logits, 1.0))
+
+
+def test_zero_weights_beside_nan_weights() -> None:
+    labels, logits = values(3, "float32")
+    weight = np.array([1, np.nan, 0])
+    _, gradient = logitloss.value_and_grad(labels, logits, weight=weight, reduction="weighted_mean")
+    np.testing.assert_array_equal(gradient, [np.nan, np.nan, 0])

@@ -59,7 +59,10 @@ def value_and_grad(
     )
     if divisor and not by_kernel:
         # In float64, because the divisor may be beyond the range of the result dtype.
+        masked = np.equal(arguments.weight, 0)
         np.divide(gradient, np.float64(divisor), out=gradient, dtype=np.float64, casting="unsafe")
+        # Zero stays zero although another weight is NaN.
+        np.copyto(gradient, 0, where=masked)
     # The divisor from before: the gradient may have been written over the weights.
     value = _deliver_value(total, divisor, arguments, value_out)
     return value, _deliver(gradient, gradient_out)
