@@ -794,6 +794,15 @@ def test_a_transformation_sees_the_plain_call(slopes: Callable) -> None:
     torch.testing.assert_close(slopes(plain, [labels, logits, labels, labels])[1], expected)
 
 
+def test_plain_call_looks_at_a_scalar_pos_weight() -> None:
+    labels, logits, pos_weight = torch.ones(2), torch.zeros(2), torch.tensor(2.0)
+    expected = weighted(labels, logits, 2.0)
+    torch.testing.assert_close(weighted(labels, logits, pos_weight), expected, rtol=0, atol=0)
+    assert weighted(labels, logits, pos_weight.requires_grad_()).requires_grad
+    with pytest.raises(ValueError, match="must be on the same device"):
+        weighted(labels, logits, torch.tensor(2.0, device="meta"))
+
+
 PARSED = list(
     itertools.product(
         [torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bfloat16), torch.ones(2, 3).bool(),

@@ -65,6 +65,10 @@ def plain_loss(labels: object, logits: object, pos_weight: object) -> Tensor | N
         or logits.requires_grad
     ):
         return None
+    if type(pos_weight) is Tensor and pos_weight.dim() == 0:
+        if pos_weight.requires_grad or not pos_weight.is_cpu:
+            return None
+        pos_weight = pos_weight.item()
     try:
         losses = kernel.plain_loss(labels.numpy(), logits.numpy(), pos_weight)
     except (RuntimeError, TypeError):
@@ -83,12 +87,11 @@ def parse(
     if not (isinstance(labels, Tensor) and isinstance(logits, Tensor)):
         return None
     dtype = logits.dtype
-    if labels.dtype is not dtype and labels.dtype.is_floating_point:
-        # There is no promotion of the 8-bit formats.
-        dtype = torch.promote_types(labels.dtype, dtype) if labels.dtype in _FLOATING else None
+    # There is no promotion of the 8-bit formats.
+    if labels.dtype is not dtype and labels.dtype in _FLOATING:
+        dtype = torch.promote_types(labels.dtype, dtype)
     if (
         logits.dtype in _FLOATING
-        and dtype in _FLOATING
         and labels.dtype in (*_FLOATING, *_INTEGRAL)
         and labels.shape == logits.shape
         and labels.device == logits.device
@@ -278,17 +281,16 @@ def _plain(
 ) -> tuple[Tensor, Any] | None:
     """Value and gradient, if the operation has one, without the NumPy backend's overhead.
 
-    None in another than the commonest case: contiguous tensors, a scalar pos_weight, no weight.
+    None in another than the commonest case: contiguous tensors, each coefficient a scalar or as
+    large as they are, and no sum of weights to divide by.
     """
     _, labels, logits, pos_weight, weight, _ = inputs
-    if isinstance(pos_weight, Tensor) and pos_weight.dim() == 0:
-        pos_weight = pos_weight.item()
-    if not (
-        weight is None
-        and isinstance(pos_weight, float)
-        and labels.is_contiguous()
-        and logits.is_contiguous()
-    ):
+    if reduction == "weighted_mean" and weight is not None:
+        return None
+    if not (labels.is_contiguous() and logits.is_contiguous()):
+        return None
+    pos_weight, weight = _flat(pos_weight, logits), _flat(weight, logits)
+    if pos_weight is None or weight is None:
         return None
     shape, dtype = logits.shape, _NUMPY_DTYPES[logits.dtype]
     size = shape.numel()
@@ -302,7 +304,7 @@ def _plain(
         labels.numpy(force=True).reshape(-1),
         logits.numpy(force=True).reshape(-1),
         pos_weight,
-        1.0,
+        weight,
         value,
         gradient,
         divisor or 1.0,
@@ -316,6 +318,19 @@ def _plain(
         value = np.asarray(value / divisor if divisor else math.nan, dtype)
     value = torch.from_numpy(value if reduce else value.reshape(shape))
     return value, None if gradient is None else torch.from_numpy(gradient.reshape(shape))
+
+
+def _flat(value: Tensor | float | None, logits: Tensor) -> Any:
+    """A coefficient as the kernel takes it; None if that is not one of the simple ones."""
+    if value is None:
+        return 1.0
+    if not isinstance(value, Tensor):
+        return value
+    if value.dim() == 0:
+        return float(value.item())
+    if value.shape == logits.shape and value.is_contiguous():
+        return value.numpy(force=True).reshape(-1), 1, value.numel()
+    return None
 
 
 def _to_numpy(inputs: Arguments) -> Arguments:
