@@ -5,8 +5,10 @@
  * A call is worked through in blocks that fit the L1 cache, and a block in
  * several short passes rather than one long one: a processor cannot look far
  * enough ahead to overlap the whole chain from exp to log1p of one vector with
- * that of the next, but it can for half a chain.  With the prefetch of later
- * blocks this took the float32 loss from 1.4 to 1.1 times the memory's speed.
+ * that of the next, but it can for half a chain.  What waits for memory is fetched
+ * ahead, a little with every few vectors: without, the time of a call was the sum
+ * of the memory's and the arithmetic's (float64 loss 1.6 times the memory's), and
+ * with it little more than the greater of the two (1.2 to 1.3).
  */
 #include "blocks.h"
 #include "logistic.h"
@@ -16,151 +18,184 @@
 #if defined(__GNUC__)
 #define INLINE static inline __attribute__((always_inline))
 #define ALIGNED __attribute__((aligned(64)))
-#define PREFETCH(address) __builtin_prefetch(address, 0, 3)
+#define PREFETCH(address, to_write) __builtin_prefetch(address, to_write, 3)
 #else
 #define INLINE static inline
 #define ALIGNED
-#define PREFETCH(address) ((void)(address))
+#define PREFETCH(address, to_write) ((void)(address))
 #endif
 
 enum {
     BLOCK = LOGITLOSS_BLOCK,
     /* A short block is padded to a multiple of this in a buffer, so that no loop
-     * runs a scalar remainder.  It is also the number of partial sums. */
+     * runs a scalar remainder. */
     LANES = 32,
-    /* Bytes ahead of the block at hand.  The hardware's prefetcher stops at each
-     * page; of 1, 2, 4, 8 and 16 KiB this was the best. */
-    PREFETCH_DISTANCE = 4096,
+    /* The number of partial sums. */
+    SUMS = BLOCK / 4,
+    /* Bytes ahead of the elements at hand, and elements that are prefetched at a time,
+     * just before as many are computed: all of a block's at once would wait for each
+     * other.  The hardware's prefetcher stops at each page; of 1, 2, 4 and 8 KiB, 2 and
+     * 1 were the best. */
+    PREFETCH_DISTANCE = 2048,
+    PREFETCHED = 64,
     CACHE_LINE = 64,
 };
 
 #if LOGITLOSS_REAL == 32
 #define REAL_TYPE LOGITLOSS_FLOAT32
 #define REAL_MIN FLT_MIN
-/* Larger coefficients may lift an exp(-|x|) that is zero for logistic.h into the range. */
-#define CARE_ABOVE 0x1p102f
+#define SMALL_LOGIT 32.0f
 #else
 #define REAL_TYPE LOGITLOSS_FLOAT64
 #define REAL_MIN DBL_MIN
-#define CARE_ABOVE 0x1p148
+#define SMALL_LOGIT 256.0
 #endif
+
+INLINE void prefetch(const REAL *values, int to_write)
+{
+    for (int byte = 0; byte < PREFETCHED * (int)sizeof(REAL); byte += CACHE_LINE)
+        PREFETCH((const char *)values + byte + PREFETCH_DISTANCE, to_write);
+}
 
 typedef struct {
     const REAL *logits, *labels, *pos_weight, *weight;
 } inputs;
 
-/* Where the passes below read the coefficients of element i.  `general` is a
- * constant in every caller: without weights and with one pos_weight for all the
- * compiler keeps everything but the labels in registers. */
+/* What the first pass over a block leaves to the others. */
 typedef struct {
-    REAL negative, positive, down, scale;
-} coefficients;
+    REAL e_hi[BLOCK] ALIGNED, e_lo[BLOCK] ALIGNED;
+    REAL towards[BLOCK] ALIGNED, against[BLOCK] ALIGNED, sum[BLOCK] ALIGNED, linear[BLOCK] ALIGNED;
+} terms;
 
-INLINE coefficients coefficients_at(inputs in, ptrdiff_t i, int general)
+/* The bits of -|value|: integers in the order of the magnitudes, whose maximum the
+ * compiler can vectorise. */
+INLINE UINT magnitude(REAL value)
 {
-    coefficients c;
-    const REAL q = general ? in.pos_weight[i] : in.pos_weight[0];
-    c.negative = 1 - in.labels[i];
-    c.positive = q * in.labels[i];
-    if (general) {
-        c.negative *= in.weight[i];
-        c.positive *= in.weight[i];
+    UINT bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits | SIGN_BIT;
+}
+
+/* A weight of zero masks everything, NaN too.  As bits, because for conditions the compiler
+ * would make branches. */
+INLINE UINT mask_of(REAL weight)
+{
+    return weight == 0 ? 0 : ~(UINT)0;
+}
+
+INLINE REAL masked(REAL value, UINT mask)
+{
+    UINT bits;
+    memcpy(&bits, &value, sizeof bits);
+    bits &= mask;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* The greatest magnitudes in a block, and one less than the least of the sums that are
+ * not zero: subtracting 1 moves 0 to the far end. */
+typedef struct {
+    UINT logit, sum, least_sum;
+} extremes;
+
+/* `general` is a constant in every caller: without weights and with one pos_weight for
+ * all the compiler keeps everything but the labels in registers. */
+INLINE extremes first_pass(inputs in, terms *restrict to, ptrdiff_t start, ptrdiff_t stop, extremes seen,
+                           logitloss_operation operation, int general)
+{
+    for (ptrdiff_t i = start; i < stop; i++) {
+        REAL x = in.logits[i];
+        REAL negative = 1 - in.labels[i];
+        REAL minus_positive = -(general ? in.pos_weight[i] : in.pos_weight[0]) * in.labels[i];
+        if (general) {
+            const REAL weight = in.weight[i];
+            const UINT mask = mask_of(weight);
+            negative = masked(weight * negative, mask);
+            minus_positive = masked(weight * minus_positive, mask);
+            x = masked(x, mask);
+        }
+        const coefficients c = coefficients_of(x, negative, minus_positive);
+        if (operation != LOGITLOSS_LOSS)
+            to->towards[i] = c.towards;
+        if (operation != LOGITLOSS_LOSS)
+            to->against[i] = c.against;
+        to->sum[i] = c.sum;
+        if (operation != LOGITLOSS_GRAD_AND_HESS)
+            to->linear[i] = linear_part(x, c.towards);
+        const pair e = exp_neg_abs(x);
+        to->e_hi[i] = e.hi;
+        to->e_lo[i] = e.lo;
+
+        const UINT logit = magnitude(x);
+        seen.logit = logit > seen.logit ? logit : seen.logit;
+        if (general) {
+            const UINT sum = magnitude(negative - minus_positive), less_one = (sum - 1) | SIGN_BIT;
+            seen.sum = sum > seen.sum ? sum : seen.sum;
+            seen.least_sum = less_one < seen.least_sum ? less_one : seen.least_sum;
+        }
     }
-    /* For labels in [0, 1] the sum of the two is on the same side of 1 as pos_weight. */
-    const REAL sum = general ? c.negative + c.positive : q;
-    c.scale = scale_exponent(sum);
-    c.down = scale_down(sum);
-    return c;
+    return seen;
 }
 
-/* A weight of zero masks NaN, too. */
-INLINE REAL masked(REAL value, inputs in, ptrdiff_t i, int general)
-{
-    return general && in.weight[i] == 0 ? 0 : value;
-}
-
-INLINE void exp_pass(inputs in, REAL *restrict hi, REAL *restrict lo, ptrdiff_t n, int general)
+INLINE void loss_pass(const terms *restrict from, REAL *restrict out, ptrdiff_t n)
 {
     for (ptrdiff_t i = 0; i < n; i++) {
-        const pair e = exp_neg_abs(in.logits[i], coefficients_at(in, i, general).scale);
-        hi[i] = e.hi;
-        lo[i] = e.lo;
+        const pair log1p_e = log1p_scaled((pair){from->e_hi[i], from->e_lo[i]});
+        out[i] = loss(from->sum[i], log1p_e, from->linear[i]);
     }
 }
 
-INLINE void loss_pass(inputs in, const REAL *restrict hi, const REAL *restrict lo, REAL *restrict out,
-                      ptrdiff_t n, int general)
+INLINE void gradient_pass(const terms *restrict from, pair factor, REAL *restrict out, ptrdiff_t n)
 {
     for (ptrdiff_t i = 0; i < n; i++) {
-        const coefficients c = coefficients_at(in, i, general);
-        const pair log1p_e = log1p_scaled((pair){hi[i], lo[i]}, c.down);
-        out[i] = masked(loss(in.logits[i], c.negative, c.positive, log1p_e, c.down), in, i, general);
+        const sigmoid s = sigmoid_scaled((pair){from->e_hi[i], from->e_lo[i]});
+        const REAL value = gradient(from->towards[i], from->against[i], s);
+        out[i] = FMA(value, factor.hi, value * factor.lo);
     }
 }
 
-INLINE void gradient_pass(inputs in, const REAL *restrict hi, const REAL *restrict lo, pair factor,
-                          REAL *restrict out, ptrdiff_t n, int general)
+INLINE void grad_and_hess_pass(const terms *restrict from, REAL *restrict first, REAL *restrict second,
+                               ptrdiff_t n)
 {
     for (ptrdiff_t i = 0; i < n; i++) {
-        const coefficients c = coefficients_at(in, i, general);
-        const sigmoid s = sigmoid_scaled((pair){hi[i], lo[i]}, c.down);
-        const REAL value = gradient(in.logits[i], c.negative, c.positive, s, c.down);
-        out[i] = masked(FMA(value, factor.hi, value * factor.lo), in, i, general);
-    }
-}
-
-INLINE void hessian_pass(inputs in, const REAL *restrict hi, const REAL *restrict lo, REAL *restrict out,
-                         ptrdiff_t n, int general)
-{
-    for (ptrdiff_t i = 0; i < n; i++) {
-        const coefficients c = coefficients_at(in, i, general);
-        const sigmoid s = sigmoid_scaled((pair){hi[i], lo[i]}, c.down);
-        out[i] = masked(hessian(c.negative, c.positive, s, c.down), in, i, general);
+        const sigmoid s = sigmoid_scaled((pair){from->e_hi[i], from->e_lo[i]});
+        first[i] = gradient(from->towards[i], from->against[i], s);
+        second[i] = hessian(from->sum[i], s);
     }
 }
 
 /* Elements that the passes get wrong, because a product of coefficients leaves the
- * normal numbers although the result need not.  They hardly ever occur: careful.c
- * does them singly. */
+ * normal numbers although the result need not, or their sum the range that logistic.h
+ * is made for.  They hardly ever occur: careful.c does them singly. */
 INLINE int needs_care(REAL q, REAL z, REAL w)
 {
     const REAL product = FABS(q * z);
-    const REAL positive = FABS(w) * product, negative = FABS(w * (1 - z));
+    const REAL positive = FABS(w) * product, negative = FABS(w * (1 - z)), sum = positive + negative;
     /* A factor of zero makes an exact zero; with two factors of 1 nothing is rounded. */
     const int positive_underflows = ((product < REAL_MIN) | (positive < REAL_MIN)) & (z != 0) & (q != 0)
                                     & ((q != 1) | (w != 1));
     const int negative_underflows = (negative < REAL_MIN) & (z != 1);
-    /* Each by itself, too: infinite beside zero adds up to NaN. */
-    const int is_huge = (FABS(q) > CARE_ABOVE) | (positive > CARE_ABOVE) | (negative > CARE_ABOVE)
-                        | (positive + negative > CARE_ABOVE);
-    return (w != 0) & (positive_underflows | negative_underflows | is_huge);
+    /* NaN, too, which may come of an infinite factor beside a zero. */
+    const int is_out_of_range = (!(sum <= SUM_MAX)) | ((sum < SUM_MIN) & (sum != 0));
+    return (w != 0) & (positive_underflows | negative_underflows | is_out_of_range);
 }
 
-/* Whether the block may hold such an element; never says no to one. */
-INLINE int may_need_care(inputs in, ptrdiff_t n, int general)
+/* Whether any of the block's elements may need it; never says no to one.  Mostly this is
+ * seen from the extremes: for logits of ordinary size an underflow of one product, at most
+ * half the least subnormal, is nothing beside sum * exp(-|x|). */
+INLINE int may_need_care(inputs in, extremes seen, ptrdiff_t n, int general)
 {
-    if (general) {
-        int any = 0;
-        for (ptrdiff_t i = 0; i < n; i++)
-            any |= needs_care(in.pos_weight[i], in.labels[i], in.weight[i]);
-        return any;
-    }
     const REAL q = FABS(in.pos_weight[0]);
-    if (q > CARE_ABOVE)
-        return 1;
-    if (q == 1 || q == 0 || q != q)
+    if (!general && q == 1)
         return 0;
-    /* The least positive label, as an integer: subtracting 1 moves 0 out of the way. */
-    const REAL least_harmless = q < 1 ? REAL_MIN / q : REAL_MIN;
-    UINT bound, least = ~(UINT)0;
-    memcpy(&bound, &least_harmless, sizeof bound);
-    for (ptrdiff_t i = 0; i < n; i++) {
-        UINT bits;
-        memcpy(&bits, &in.labels[i], sizeof bits);
-        bits = (bits & ~SIGN_BIT) - 1;
-        least = bits < least ? bits : least;
-    }
-    return least < bound - 1;
+    if (seen.logit <= magnitude(SMALL_LOGIT)
+        && (general ? seen.sum <= magnitude(SUM_MAX) && seen.least_sum >= magnitude(SUM_MIN) - 1
+                    : (SUM_MIN <= q && q <= SUM_MAX) || q == 0))
+        return 0;
+    int any = 0;
+    for (ptrdiff_t i = 0; i < n; i++)
+        any |= needs_care(in.pos_weight[general ? i : 0], in.labels[i], general ? in.weight[i] : 1);
+    return any;
 }
 
 INLINE void take_care(logitloss_operation operation, inputs in, pair factor, REAL *first, REAL *second,
@@ -183,17 +218,28 @@ INLINE void take_care(logitloss_operation operation, inputs in, pair factor, REA
 INLINE void compute(logitloss_operation operation, inputs in, pair factor, REAL *restrict first,
                     REAL *restrict second, ptrdiff_t n, int general)
 {
-    REAL hi[BLOCK] ALIGNED, lo[BLOCK] ALIGNED;
-    exp_pass(in, hi, lo, n, general);
-    if (operation != LOGITLOSS_GRAD_AND_HESS)
-        loss_pass(in, hi, lo, first, n, general);
-    if (operation == LOGITLOSS_VALUE_AND_GRAD)
-        gradient_pass(in, hi, lo, factor, second, n, general);
-    if (operation == LOGITLOSS_GRAD_AND_HESS) {
-        gradient_pass(in, hi, lo, factor, first, n, general);
-        hessian_pass(in, hi, lo, second, n, general);
+    terms block;
+    extremes seen = {0, 0, ~(UINT)0};
+    for (ptrdiff_t start = 0; start < n; start += PREFETCHED) {
+        const ptrdiff_t stop = n - start < PREFETCHED ? n : start + PREFETCHED;
+        prefetch(in.logits + start, 0);
+        prefetch(in.labels + start, 0);
+        if (general) {
+            prefetch(in.pos_weight + start, 0);
+            prefetch(in.weight + start, 0);
+        }
+        prefetch(first + start, 1);
+        if (operation != LOGITLOSS_LOSS)
+            prefetch(second + start, 1);
+        seen = first_pass(in, &block, start, stop, seen, operation, general);
     }
-    if (may_need_care(in, n, general))
+    if (operation != LOGITLOSS_GRAD_AND_HESS)
+        loss_pass(&block, first, n);
+    if (operation == LOGITLOSS_VALUE_AND_GRAD)
+        gradient_pass(&block, factor, second, n);
+    if (operation == LOGITLOSS_GRAD_AND_HESS)
+        grad_and_hess_pass(&block, first, second, n);
+    if (may_need_care(in, seen, n, general))
         take_care(operation, in, factor, first, second, n, general);
 }
 
@@ -202,28 +248,34 @@ INLINE void compute(logitloss_operation operation, inputs in, pair factor, REAL 
  * with plain double sums; a double one needs the rounding errors added up too, and
  * then does not depend on the order of the elements either, but for rare ties. */
 typedef struct {
-    double hi[LANES] ALIGNED, lo[LANES] ALIGNED;
+    double hi[SUMS] ALIGNED, lo[SUMS] ALIGNED;
 } partial_sums;
 
-INLINE void accumulate(partial_sums *restrict sums, const REAL *restrict values, ptrdiff_t n)
+INLINE void accumulate(partial_sums *restrict sums, const REAL *restrict values)
 {
-    for (ptrdiff_t i = 0; i < n; i += LANES)
-        for (int j = 0; j < LANES; j++) {
 #if LOGITLOSS_REAL == 32
-            sums->hi[j] += values[i + j];
+    for (int j = 0; j < SUMS; j++)
+        sums->hi[j] += ((double)values[j] + values[j + SUMS])
+                       + ((double)values[j + 2 * SUMS] + values[j + 3 * SUMS]);
 #else
+    for (int i = 0; i < BLOCK; i += SUMS)
+        for (int j = 0; j < SUMS; j++) {
             const double value = values[i + j], hi = sums->hi[j];
             const double total = hi + value;
             const double part = total - hi;
             sums->lo[j] += (hi - (total - part)) + (value - part);
             sums->hi[j] = total;
-#endif
         }
+#endif
 }
 
 /* Elements start .. start + n of a strided array of any real type. */
 static void convert(const char *data, ptrdiff_t stride, logitloss_type type, ptrdiff_t n, REAL *restrict out)
 {
+    if (type == REAL_TYPE && stride == sizeof(REAL)) {
+        memcpy(out, data, (size_t)n * sizeof(REAL));
+        return;
+    }
     /* Unit stride has a loop of its own, which the compiler can vectorise. */
 #define CONVERT(code, ctype)                                                     \
     case code:                                                                   \
@@ -249,6 +301,11 @@ static void convert(const char *data, ptrdiff_t stride, logitloss_type type, ptr
 #undef CONVERT
 }
 
+INLINE ptrdiff_t padded(ptrdiff_t n)
+{
+    return (n + LANES - 1) / LANES * LANES;
+}
+
 /* The operand's elements start .. start + n: in place where they lie as the passes
  * need them, otherwise converted into the buffer and padded with zeros. */
 INLINE const REAL *fetch(const logitloss_operand *operand, ptrdiff_t start, ptrdiff_t n, int copy,
@@ -257,11 +314,8 @@ INLINE const REAL *fetch(const logitloss_operand *operand, ptrdiff_t start, ptrd
     const ptrdiff_t index = start / operand->repeat % operand->period;
     const char *data = operand->data + index * operand->stride;
     if (operand->repeat == 1) {
-        if (!copy && n % LANES == 0 && operand->type == REAL_TYPE && operand->stride == sizeof(REAL)) {
-            for (ptrdiff_t byte = 0; byte < n * (ptrdiff_t)sizeof(REAL); byte += CACHE_LINE)
-                PREFETCH(data + byte + PREFETCH_DISTANCE);
+        if (!copy && n % LANES == 0 && operand->type == REAL_TYPE && operand->stride == sizeof(REAL))
             return (const REAL *)data;
-        }
         convert(data, operand->stride, operand->type, n, buffer);
     } else {
         for (ptrdiff_t done = 0; done < n;) {
@@ -276,8 +330,7 @@ INLINE const REAL *fetch(const logitloss_operand *operand, ptrdiff_t start, ptrd
             done += run;
         }
     }
-    for (ptrdiff_t i = n; i % LANES; i++)
-        buffer[i] = 0;
+    memset(buffer + n, 0, (size_t)(padded(n) - n) * sizeof(REAL));
     return buffer;
 }
 
@@ -321,9 +374,11 @@ INLINE logitloss_sum run_blocks(const logitloss_task *task, ptrdiff_t start, ptr
         weight[i] = (REAL)task->weight_scalar;
     }
 
-    for (ptrdiff_t at = start; at < stop; at += BLOCK) {
-        const ptrdiff_t n = stop - at < BLOCK ? stop - at : BLOCK;
-        const ptrdiff_t padded = (n + LANES - 1) / LANES * LANES;
+    for (ptrdiff_t at = start, n; at < stop; at += n) {
+        n = stop - at < BLOCK ? stop - at : BLOCK;
+        /* What does not fill the lanes is a block of its own, the last. */
+        if (n > LANES)
+            n -= n % LANES;
         in.logits = fetch(&task->logits, at, n, task->in_place, logits);
         in.labels = fetch(&task->labels, at, n, task->in_place, labels);
         if (general && task->pos_weight.data)
@@ -331,16 +386,16 @@ INLINE logitloss_sum run_blocks(const logitloss_task *task, ptrdiff_t start, ptr
         if (general && task->weight.data)
             in.weight = fetch(&task->weight, at, n, task->in_place, weight);
 
-        const int first_in_place = task->first.data && is_contiguous(&task->first, n);
+        const int first_in_place = task->first.data && is_contiguous(&task->first, n) && !(task->reduce && n < BLOCK);
         const int second_in_place = task->second.data && is_contiguous(&task->second, n);
         REAL *first = first_in_place ? (REAL *)task->first.data + at : first_buffer;
         REAL *second = second_in_place ? (REAL *)task->second.data + at : second_buffer;
-        compute(operation, in, factor, first, second, padded, general);
+        compute(operation, in, factor, first, second, padded(n), general);
 
         if (task->reduce) {
-            for (ptrdiff_t i = n; i < padded; i++)
+            for (ptrdiff_t i = n; i < BLOCK; i++)
                 first[i] = 0;
-            accumulate(&sums, first, padded);
+            accumulate(&sums, first);
         }
         if (task->first.data && !first_in_place)
             store(&task->first, at, n, first);
@@ -350,7 +405,7 @@ INLINE logitloss_sum run_blocks(const logitloss_task *task, ptrdiff_t start, ptr
 
     logitloss_sum total = {0, 0};
     if (task->reduce)
-        for (int j = 0; j < LANES; j++)
+        for (int j = 0; j < SUMS; j++)
             logitloss_add(&total, (logitloss_sum){sums.hi[j], sums.lo[j]});
     return total;
 }

@@ -18,6 +18,16 @@ def set_default_threads(default: int, unlimited_openmp: int) -> None: ...
 def limit_threads(limit: int) -> int: ...
 def get_threads() -> int: ...
 def plain_loss(labels: object, logits: object, pos_weight: object) -> _Array | None: ...
+def plain_run(
+    operation: int,
+    labels: object,
+    logits: object,
+    pos_weight: object,
+    first: object,
+    second: object,
+    gradient_divisor: float,
+    reduce: bool,
+) -> float | None: ...
 def run(
     operation: int,
     labels: _Array,

@@ -4,8 +4,9 @@
 import os
 
 cimport numpy as cnp
-from cpython.float cimport PyFloat_Check
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cython.parallel cimport prange
+from libc.math cimport isfinite
 from libc.string cimport memcmp
 
 cdef extern from "blocks.h" nogil:
@@ -220,28 +221,20 @@ cdef inline bint _is_plain(cnp.ndarray array) noexcept:
     )
 
 
-def plain_loss(object labels, object logits, object pos_weight):
-    """The elementwise loss in the commonest case, or None if it is another one.
+cdef bint _describe_plain(
+    logitloss_task *task, object labels, object logits, object pos_weight
+) noexcept:
+    """Fill in the inputs of a task in the commonest case, or return False if it is another one.
 
     Two plain contiguous arrays of the same floating type and shape and a number, for
     which a call costs no more than an addition: no checks beyond these are needed.
     """
-    cdef logitloss_task task
-    cdef cnp.ndarray x, z, result
+    cdef cnp.ndarray x, z
     cdef int kind, ndim
-    cdef Py_ssize_t size
-    cdef double q
-    cdef logitloss_run *run
-    if not (
-        cnp.PyArray_CheckExact(logits)
-        and cnp.PyArray_CheckExact(labels)
-        and (PyFloat_Check(pos_weight) or type(pos_weight) is int)
-    ):
-        return None
-    try:
-        q = pos_weight
-    except OverflowError:
-        return None
+    if not (cnp.PyArray_CheckExact(logits) and cnp.PyArray_CheckExact(labels)):
+        return False
+    if not PyFloat_CheckExact(pos_weight):
+        return False
     x = <cnp.ndarray>logits
     z = <cnp.ndarray>labels
     kind = cnp.PyArray_TYPE(x)
@@ -255,37 +248,128 @@ def plain_loss(object labels, object logits, object pos_weight):
         or not _is_plain(x)
         or not _is_plain(z)
     ):
-        return None
-    size = cnp.PyArray_SIZE(x)
-    result = cnp.PyArray_EMPTY(ndim, cnp.PyArray_DIMS(x), kind, 0)
-
-    task.operation = LOGITLOSS_LOSS
+        return False
     task.logits.data = cnp.PyArray_BYTES(x)
     task.labels.data = cnp.PyArray_BYTES(z)
-    task.first.data = cnp.PyArray_BYTES(result)
-    task.second.data = NULL
-    if kind == cnp.NPY_FLOAT:
-        run = _run_float32
-        task.logits.type = task.labels.type = LOGITLOSS_FLOAT32
-        task.logits.stride = task.labels.stride = task.first.stride = sizeof(float)
-    else:
-        run = _run_float64
-        task.logits.type = task.labels.type = LOGITLOSS_FLOAT64
-        task.logits.stride = task.labels.stride = task.first.stride = sizeof(double)
+    task.logits.type = task.labels.type = (
+        LOGITLOSS_FLOAT32 if kind == cnp.NPY_FLOAT else LOGITLOSS_FLOAT64
+    )
+    task.logits.stride = task.labels.stride = cnp.PyArray_ITEMSIZE(x)
     task.logits.repeat = task.labels.repeat = 1
-    task.logits.period = task.labels.period = size if size else 1
+    task.logits.period = task.labels.period = max(cnp.PyArray_SIZE(x), 1)
     task.pos_weight.data = task.weight.data = NULL
-    task.pos_weight_scalar = q
+    task.pos_weight_scalar = PyFloat_AS_DOUBLE(pos_weight)
     task.weight_scalar = 1
-    task.gradient_divisor = 1
     task.in_place = False
+    return True
+
+
+def plain_loss(object labels, object logits, object pos_weight):
+    """The elementwise loss in the commonest case, or None if it is another one."""
+    cdef logitloss_task task
+    cdef logitloss_run *kernel
+    cdef cnp.ndarray result
+    cdef Py_ssize_t size
+    if type(pos_weight) is int:
+        try:
+            pos_weight = float(pos_weight)
+        except OverflowError:
+            return None
+    if not _describe_plain(&task, labels, logits, pos_weight):
+        return None
+    size = cnp.PyArray_SIZE(logits)
+    result = cnp.PyArray_EMPTY(
+        cnp.PyArray_NDIM(logits), cnp.PyArray_DIMS(logits), cnp.PyArray_TYPE(logits), 0
+    )
+    task.operation = LOGITLOSS_LOSS
+    task.first.data = cnp.PyArray_BYTES(result)
+    task.first.stride = task.logits.stride
+    task.second.data = NULL
+    task.gradient_divisor = 1
     task.reduce = False
+    kernel = _run_float32 if task.logits.type == LOGITLOSS_FLOAT32 else _run_float64
     if size < NOGIL_SIZE:
-        run(&task, 0, size)
+        kernel(&task, 0, size)
     else:
         with nogil:
-            _execute(&task, size, run)
+            _execute(&task, size, kernel)
     return result
+
+
+cdef bint _overlap(const char *first, const char *second, Py_ssize_t nbytes) noexcept:
+    return first < second + nbytes and second < first + nbytes
+
+
+cdef bint _add_result(
+    logitloss_result *result, logitloss_task *task, object array, object logits
+) noexcept:
+    """Let `result` be `array`, or return False if it cannot be written to straight on."""
+    cdef char *data
+    cdef Py_ssize_t nbytes
+    result.data = NULL
+    if array is None:
+        return True
+    if not (
+        cnp.PyArray_CheckExact(array)
+        and cnp.PyArray_TYPE(array) == cnp.PyArray_TYPE(logits)
+        and cnp.PyArray_NDIM(array) == cnp.PyArray_NDIM(logits)
+        and not memcmp(
+            cnp.PyArray_DIMS(array),
+            cnp.PyArray_DIMS(logits),
+            cnp.PyArray_NDIM(logits) * sizeof(cnp.npy_intp),
+        )
+        and cnp.PyArray_ISWRITEABLE(array)
+        and _is_plain(array)
+    ):
+        return False
+    data = cnp.PyArray_BYTES(array)
+    nbytes = cnp.PyArray_NBYTES(array)
+    if _overlap(data, task.logits.data, nbytes) or _overlap(data, task.labels.data, nbytes):
+        return False
+    result.data = data
+    result.stride = task.logits.stride
+    return True
+
+
+def plain_run(
+    int operation,
+    object labels,
+    object logits,
+    object pos_weight,
+    object first,
+    object second,
+    double gradient_divisor,
+    bint reduce,
+):
+    """What `run` does, for arguments as of `plain_loss`: the sum as one number, or None.
+
+    The results, which may be None, are plain arrays of the same type and shape.
+    """
+    cdef logitloss_task task
+    cdef logitloss_run *kernel
+    cdef logitloss_sum total
+    cdef Py_ssize_t size
+    if not (
+        _describe_plain(&task, labels, logits, pos_weight)
+        and _add_result(&task.first, &task, first, logits)
+        and _add_result(&task.second, &task, second, logits)
+    ):
+        return None
+    size = cnp.PyArray_SIZE(logits)
+    if (
+        task.first.data != NULL
+        and task.second.data != NULL
+        and _overlap(task.first.data, task.second.data, cnp.PyArray_NBYTES(logits))
+    ):
+        return None
+    task.operation = <logitloss_operation>operation
+    task.gradient_divisor = gradient_divisor
+    task.reduce = reduce
+    kernel = _run_float32 if task.logits.type == LOGITLOSS_FLOAT32 else _run_float64
+    with nogil:
+        total = _execute(&task, size, kernel)
+    # After an overflow to infinity the low part is NaN.
+    return total.hi + total.lo if isfinite(total.hi) else total.hi
 
 
 cdef int _set_operand(logitloss_operand *operand, cnp.ndarray array) except -1:

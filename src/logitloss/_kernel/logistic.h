@@ -15,7 +15,9 @@
  * e is carried as a sum hi + lo, because its rounding alone would cost half an
  * ulp of the result, and scaled up by 2^S, because results in the subnormal
  * range must be rounded once, at the very end, after the coefficients have been
- * applied.  `down` = 2^-S undoes the scaling.
+ * applied.  DOWN = 2^-S undoes the scaling.  blocks.c sends coefficients whose sum
+ * is outside SUM_MIN .. SUM_MAX elsewhere: within it neither they times 2^-S nor an
+ * e 2^S that matters is subnormal.
  */
 #ifndef LOGITLOSS_LOGISTIC_H
 #define LOGITLOSS_LOGISTIC_H
@@ -25,13 +27,9 @@
 #include <string.h>
 
 /* EXP_POLYNOMIAL is (exp(r) - 1 - r) / r^2 for |r| <= ln(2)/2 and LOG_POLYNOMIAL
- * log1p(e) / e - LOG_CENTRE for t = e - 1/2 in [-1/2, 1/2], both in Estrin's order,
+ * log1p(e) / e - LOG_CENTRE for t = e - LOG_ORIGIN, 0 <= e <= 1, both in Estrin's order,
  * which keeps the chains of dependent operations short.  The bounds are on what
- * they contribute to the relative error of exp(r) and of log1p(e).
- *
- * SCALE_LARGE serves coefficients >= 1, which may lift a result out of the
- * subnormals; SCALE_SMALL those below 1, which the multiplication by 2^-S must
- * not push into them. */
+ * they contribute to the relative error of exp(r) and of log1p(e). */
 #if LOGITLOSS_REAL == 32
 
 typedef float REAL;
@@ -42,28 +40,29 @@ typedef uint32_t UINT;
 #define MANTISSA_BITS 23
 #define EXPONENT_BIAS 127
 #define ROUND_TO_INTEGER 0x1.8p23f
-#define SCALE_SMALL 24
-#define SCALE_LARGE 125
-#define DOWN_SMALL 0x1p-24f
-#define DOWN_LARGE 0x1p-125f
-#define LOG_CENTRE 0.9375f
+#define SCALE 75
+#define DOWN 0x1p-75f
+#define SUM_MIN 0x1p-51f
+#define SUM_MAX 0x1p51f
+#define LOG_CENTRE 0.875f
+#define LOG_ORIGIN 0.5f
 #define LN2 0x1.62e43p-1f
 #define LOG2_E 0x1.715476p+0f
 #define LN2_HI 0x1.62e4p-1f
 #define LN2_LO 0x1.7f7d1cp-20f
 /* 2^-28.04 */
 #define EXP_POLYNOMIAL(r, r2) \
-    FMA(r, FMA(r2, FMA(0x1.6a23dp-10f, r, 0x1.123a2p-7f), \
+    FMA(r, FMA(r2, FMA(0x1.6a23d2p-10f, r, 0x1.123a2p-7f), \
         FMA(0x1.5558f2p-5f, r, 0x1.555492p-3f)), \
-        0x1.fffffcp-2f)
+        0x1.fffffap-2f)
 /* 2^-26.78 */
 #define LOG_POLYNOMIAL(t, t2) \
-    FMA(t, FMA(t2, FMA(t2, FMA(t2, FMA(t2, -0x1.a93344p-9f, \
-        FMA(0x1.584892p-8f, t, -0x1.ba5cd4p-8f)), \
-        FMA(0x1.7b53bap-7f, t, -0x1.51062p-6f)), \
-        FMA(0x1.2c1e1cp-5f, t, -0x1.153fbep-4f)), \
-        FMA(0x1.0f954ep-3f, t, -0x1.2773a6p-2f)), \
-        -0x1.033704p-3f)
+    LAST(t, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(0x1.0a1b9ap-9f, t, -0x1.aad016p-9f), \
+        FMA(0x1.0521c6p-8f, t, -0x1.b9e8bcp-8f)), \
+        FMA(0x1.846bd6p-7f, t, -0x1.510b8ep-6f)), \
+        FMA(0x1.2bea3ap-5f, t, -0x1.153fa8p-4f)), \
+        FMA(0x1.0f95b8p-3f, t, -0x1.2773a6p-2f)), \
+        -0x1.066e0ap-4f)
 
 #else
 
@@ -75,11 +74,12 @@ typedef uint64_t UINT;
 #define MANTISSA_BITS 52
 #define EXPONENT_BIAS 1023
 #define ROUND_TO_INTEGER 0x1.8p52
-#define SCALE_SMALL 200
-#define SCALE_LARGE 200
-#define DOWN_SMALL 0x1p-200
-#define DOWN_LARGE 0x1p-200
+#define SCALE 537
+#define DOWN 0x1p-537
+#define SUM_MIN 0x1p-485
+#define SUM_MAX 0x1p484
 #define LOG_CENTRE 0.9375
+#define LOG_ORIGIN 0.5
 #define LN2 0x1.62e42fefa39efp-1
 #define LOG2_E 0x1.71547652b82fep+0
 #define LN2_HI 0x1.62e42fefa2p-1
@@ -94,45 +94,42 @@ typedef uint64_t UINT;
         0x1.000000000000ap-1)
 /* 2^-54.7 */
 #define LOG_POLYNOMIAL(t, t2) \
-    FMA(t, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, -0x1.1374ddad0029fp-16, \
-        FMA(0x1.a558a0388b513p-16, t, -0x1.1a8b483fd787cp-16)), \
-        FMA(0x1.cc43f48554d05p-16, t, -0x1.dd741f2d80c98p-15)), \
-        FMA(0x1.7891815feeb9ap-14, t, -0x1.22098068df16bp-13)), \
-        FMA(0x1.cf98c4cdc65d7p-13, t, -0x1.74d2e6d896ecfp-12)), \
-        FMA(0x1.2c73e0b82c719p-11, t, -0x1.e6f12f5080797p-11)), \
-        FMA(0x1.8d3f99ee9ceb7p-10, t, -0x1.469c8b29418a7p-9)), \
-        FMA(0x1.0f1192221ff9p-8, t, -0x1.c72c62f032312p-8)), \
-        FMA(0x1.83c50b0c551abp-7, t, -0x1.50abf6ccb1023p-6)), \
-        FMA(0x1.2bec9fba5517bp-5, t, -0x1.1540afd54ae8cp-4)), \
-        FMA(0x1.0f95b3dc0a11p-3, t, -0x1.2773a5da90bdcp-2)), \
-        -0x1.033704d019ed1p-3)
+    LAST(t, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(0x1.69ecc10dbc146p-17, t, -0x1.143df0145d75dp-16), \
+        FMA(0x1.590a5370798d3p-17, t, -0x1.19834b29da0c6p-16)), \
+        FMA(0x1.3000fbfe0d116p-15, t, -0x1.ddbe660086367p-15)), \
+        FMA(0x1.6c2cc8cdbaa78p-14, t, -0x1.2203a76e85149p-13)), \
+        FMA(0x1.d0e34c0c83e46p-13, t, -0x1.74d379ffe9f8bp-12)), \
+        FMA(0x1.2c68d199bddc8p-11, t, -0x1.e6f12565cd4b6p-11)), \
+        FMA(0x1.8d40138376f1bp-10, t, -0x1.469c8b6ae8862p-9)), \
+        FMA(0x1.0f119082dee57p-8, t, -0x1.c72c62ed84342p-8)), \
+        FMA(0x1.83c50b12b5e6fp-7, t, -0x1.50abf6ccba2f5p-6)), \
+        FMA(0x1.2bec9fba4efe8p-5, t, -0x1.1540afd54ada3p-4)), \
+        FMA(0x1.0f95b3dc0a12cp-3, t, -0x1.2773a5da90bddp-2)), \
+        -0x1.033704d019ed0p-3)
 
 #endif
 
-/* a * b + c.  Only where the target has a fused instruction is it fused: the
- * C library's emulation is many times slower, and no step below needs more than
- * the two roundings of the plain expression. */
+/* a * b + c.  Only where the target has a fused instruction is it fused: the C library's
+ * emulation is many times slower, and most steps below need no more than the two roundings
+ * of the plain expression.  The LAST ones towards a float result do: double precision,
+ * which holds the product, serves there. */
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
 #define HAS_FMA
 #define FMA(a, b, c) FUSED(a, b, c)
 #else
 #define FMA(a, b, c) ((a) * (b) + (c))
 #endif
+#if LOGITLOSS_REAL == 32 && !defined(HAS_FMA)
+typedef double LAST_REAL;
+#define LAST(a, b, c) ((double)(a) * (b) + (c))
+#else
+typedef REAL LAST_REAL;
+#define LAST(a, b, c) FMA(a, b, c)
+#endif
 
 typedef struct {
     REAL hi, lo;
 } pair;
-
-/* S and 2^-S. */
-static inline REAL scale_exponent(REAL coefficient)
-{
-    return FABS(coefficient) >= 1 ? SCALE_LARGE : SCALE_SMALL;
-}
-
-static inline REAL scale_down(REAL coefficient)
-{
-    return FABS(coefficient) >= 1 ? DOWN_LARGE : DOWN_SMALL;
-}
 
 /* exp(-|x|) * 2^S, as a pair.
  *
@@ -141,7 +138,7 @@ static inline REAL scale_down(REAL coefficient)
  *
  * Adding `magic` rounds to an integer and leaves k + bias + S in the low bits:
  * shifted into place they are the exponent field of 2^(k + S). */
-static inline pair exp_neg_abs(REAL x, REAL scale_exponent)
+static inline pair exp_neg_abs(REAL x)
 {
     UINT bits;
     memcpy(&bits, &x, sizeof bits);
@@ -150,10 +147,10 @@ static inline pair exp_neg_abs(REAL x, REAL scale_exponent)
     memcpy(&v, &bits, sizeof v);
     /* At the clamp k + bias + S is 0, so that the power, and with it e, is
      * exactly 0 from there to infinity.  NaN passes the comparison. */
-    const REAL clamp = (scale_exponent + EXPONENT_BIAS) * -LN2;
+    const REAL clamp = (SCALE + EXPONENT_BIAS) * -LN2;
     v = v < clamp ? clamp : v;
 
-    const REAL magic = ROUND_TO_INTEGER + EXPONENT_BIAS + scale_exponent;
+    const REAL magic = ROUND_TO_INTEGER + EXPONENT_BIAS + SCALE;
     const REAL shifted = FMA(v, LOG2_E, magic);
     const REAL k = shifted - magic;
     /* LN2_HI has so few bits that k * LN2_HI and the difference are exact: r_hi has no
@@ -168,39 +165,39 @@ static inline pair exp_neg_abs(REAL x, REAL scale_exponent)
     memcpy(&power, &bits, sizeof power);
 
     const REAL r2 = r * r;
-    const REAL expm1_r = r_hi + FMA(r2, EXP_POLYNOMIAL(r, r2), r_lo);
+    const REAL rest = FMA(r2, EXP_POLYNOMIAL(r, r2), r_lo);
     pair e;
-    e.hi = FMA(expm1_r, power, power);
-    e.lo = FMA(expm1_r, power, power - e.hi);
+    e.hi = FMA(r_hi + rest, power, power);
+    /* From both parts of exp(r) - 1, because the rounding of their sum would show. */
+    e.lo = FMA(rest, power, FMA(r_hi, power, power - e.hi));
     return e;
 }
 
 /* a * LOG_CENTRE + b with one rounding, or close to it. */
-static inline REAL centre_plus(REAL a, REAL b)
+static inline LAST_REAL centre_plus(REAL a, LAST_REAL b)
 {
-#ifdef HAS_FMA
-    return FMA(a, LOG_CENTRE, b);
-#else
+#if LOGITLOSS_REAL == 64 && !defined(HAS_FMA)
     /* LOG_CENTRE is 1 - 1/16: both differences are exact. */
     const REAL product = a * LOG_CENTRE;
-    const REAL error = (a - product) - a * (REAL)0.0625;
+    const REAL error = (a - product) - a * (1 - LOG_CENTRE);
     return product + (error + b);
+#else
+    return LAST(a, LOG_CENTRE, b);
 #endif
 }
 
 /* log1p(e) * 2^S = e LOG_CENTRE + e R(e), |R| < 1/4.  Only the small second term
- * carries rounding errors into the last operation, and the powers of t = e - 1/2
- * have coefficients that fall by a factor of three each: nothing cancels.  e.lo is
- * multiplied by the derivative 1 / (1 + e), by its secant. */
-static inline pair log1p_scaled(pair e, REAL down)
+ * carries rounding errors into the last operation.  e.lo is multiplied by the
+ * derivative 1 / (1 + e), by its secant. */
+static inline pair log1p_scaled(pair e)
 {
-    const REAL t = FMA(e.hi, down, (REAL)-0.5);
+    const REAL t = FMA(e.hi, DOWN, -LOG_ORIGIN);
     const REAL t2 = t * t;
-    const REAL derivative = FMA(t, (REAL)-0.5, (REAL)0.75);
-    const REAL small = FMA(e.hi, LOG_POLYNOMIAL(t, t2), e.lo * derivative);
+    const REAL correction = e.lo * FMA(t, (REAL)-0.5, 1 - LOG_ORIGIN / 2);
+    const LAST_REAL small = LAST(e.hi, LOG_POLYNOMIAL(t, t2), correction);
     pair result;
-    result.hi = centre_plus(e.hi, small);
-    result.lo = centre_plus(e.hi, -result.hi) + small;
+    result.hi = (REAL)centre_plus(e.hi, small);
+    result.lo = (REAL)(centre_plus(e.hi, -result.hi) + small);
     return result;
 }
 
@@ -212,13 +209,13 @@ typedef struct {
     REAL estimate, complement, correction, remainder;
 } sigmoid;
 
-static inline sigmoid sigmoid_scaled(pair e, REAL down)
+static inline sigmoid sigmoid_scaled(pair e)
 {
     sigmoid s;
-    const REAL denominator = FMA(e.hi, down, (REAL)1);
-    const REAL error = FMA(e.hi, down, 1 - denominator);
+    const REAL denominator = FMA(e.hi, DOWN, (REAL)1);
+    const REAL error = FMA(e.hi, DOWN, 1 - denominator);
     s.estimate = e.hi / denominator;
-    s.complement = FMA(-s.estimate, down, (REAL)1);
+    s.complement = FMA(-s.estimate, DOWN, (REAL)1);
     s.correction = FMA(e.lo, s.complement, -(s.estimate * error));
     s.remainder = FMA(-s.estimate, denominator, e.hi);
     return s;
@@ -230,38 +227,52 @@ static inline sigmoid sigmoid_scaled(pair e, REAL down)
  *     negative = weight (1 - z),    positive = weight q z,
  *
  * each of which is formed once, from its own factors, so that neither a small
- * pos_weight nor a label next to 1 is lost in a sum.
+ * pos_weight nor a label next to 1 is lost in a sum.  With the signs they have in
+ * the gradient, negative sigma(x) - positive sigma(-x), `towards` belongs to the
+ * term that x favours and `against` to the other; `sum` is scaled by 2^-S.
  */
+typedef struct {
+    REAL towards, against, sum;
+} coefficients;
 
-/* (negative + positive) log1p(e) + negative max(x, 0) + positive max(-x, 0) */
-static inline REAL loss(REAL x, REAL negative, REAL positive, pair log1p_e, REAL down)
+static inline coefficients coefficients_of(REAL x, REAL negative, REAL minus_positive)
 {
-    const REAL coefficient = x > 0 ? negative : positive;
-    /* A term whose coefficient is zero is zero, at infinite logits too. */
-    const REAL linear = coefficient == 0 ? 0 : coefficient * FABS(x);
-    const REAL sum = (negative + positive) * down;
+    coefficients c;
+    c.towards = x > 0 ? negative : minus_positive;
+    c.against = x > 0 ? minus_positive : negative;
+    c.sum = (negative - minus_positive) * DOWN;
+    return c;
+}
+
+/* negative max(x, 0) + positive max(-x, 0); a term whose coefficient is zero is zero, at
+ * infinite logits too. */
+static inline REAL linear_part(REAL x, REAL towards)
+{
+    return towards == 0 ? 0 : towards * x;
+}
+
+/* (negative + positive) log1p(e) + linear */
+static inline REAL loss(REAL sum, pair log1p_e, REAL linear)
+{
     return FMA(sum, log1p_e.hi, FMA(sum, log1p_e.lo, linear));
 }
 
-/* negative sigma(x) - positive sigma(-x) */
-static inline REAL gradient(REAL x, REAL negative, REAL positive, sigmoid s, REAL down)
+/* towards sigma(|x|) + against sigma(-|x|) */
+static inline REAL gradient(REAL towards, REAL against, sigmoid s)
 {
-    const REAL towards = x >= 0 ? negative : positive;
-    const REAL against = x >= 0 ? positive : negative;
     const REAL value = FMA(s.correction, s.complement, s.estimate);
-    const REAL magnitude = FMA(towards, FMA(-value, down, (REAL)1), -((against * down) * value));
-    return x >= 0 ? magnitude : -magnitude;
+    return FMA(against * value, DOWN, towards * FMA(-value, DOWN, (REAL)1));
 }
 
 /* (negative + positive) sigma(x) sigma(-x) = (negative + positive) (s - s^2), s in
  * both its parts, because a rounding of s just above a power of two would count twice
  * in a result just below. */
-static inline REAL hessian(REAL negative, REAL positive, sigmoid s, REAL down)
+static inline REAL hessian(REAL sum, sigmoid s)
 {
-    const REAL unscaled = s.estimate * down;
+    const REAL unscaled = s.estimate * DOWN;
     const REAL slope = FMA((REAL)-2, unscaled, (REAL)1);
     const REAL rest = ((s.correction + s.remainder) * s.complement) * slope;
-    return ((negative + positive) * down) * (s.estimate + FMA(-unscaled, s.estimate, rest));
+    return sum * (s.estimate + FMA(-unscaled, s.estimate, rest));
 }
 
 #endif
