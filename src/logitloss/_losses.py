@@ -128,7 +128,7 @@ def weighted_cross_entropy_with_logits(
 
     References
     ----------
-    .. [1] M. Mächler, "Accurately computing log(1 - exp(-|a|))", 2012,
+    .. [1] M. Mächler, "Accurately computing log(1 - exp(-\|a\|))", 2012,
        https://cran.r-project.org/package=Rmpfr/vignettes/log1mexp-note.pdf
 
     Examples
