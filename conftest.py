@@ -26,6 +26,8 @@ from sybil import Document, Example, Region, Sybil
 from sybil.evaluators.doctest import NUMBER, OutputChecker
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
+import logitloss
+
 ROOT = Path(__file__).parent
 OPTIONS = NUMBER | doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 IMPORT = re.compile(r"^(?:>>> |\.\.\. )?\s*(?:from|import) (\w+)", re.MULTILINE)
@@ -58,14 +60,19 @@ def skip_without(missing: list[str]) -> Any:
 
 
 def run_console(example: Example) -> None:
+    # The package under test, installed or not.
+    environment = os.environ | {"PYTHONPATH": str(Path(logitloss.__file__).parents[1])}
+    command_line = f'logitloss() {{ "{sys.executable}" -m logitloss "$@"; }}'
     commands = re.split(r"^\$ ", example.parsed, flags=re.MULTILINE)[1:]
     for command in commands:
         # A command goes on while its lines end in a backslash.
         line, expected = re.fullmatch(r"((?:.*\\\n)*.*)\n?((?s:.*))", command).groups()
-        # The command line of the package that is under test, installed or not.
-        script = f'logitloss() {{ "{sys.executable}" -m logitloss "$@"; }}\n{line}'
+        script = f"{command_line}\n{line}"
         result = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True
+            ["bash", "-euo", "pipefail", "-c", script],
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         output = result.stdout + result.stderr
         assert result.returncode == 0, f"{line}\n{output}"
