@@ -31,10 +31,14 @@ copybutton_prompt_is_regexp = True
 html_theme = "pydata_sphinx_theme"
 html_title = "logitloss"
 html_theme_options = {
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 7,
+    "navbar_end": ["search-button", "theme-switcher"],
+    "navbar_persistent": [],
     "navigation_with_keys": False,
     "show_prev_next": True,
     "secondary_sidebar_items": ["page-toc"],
 }
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_sidebars = {"**": []}
 html_show_sourcelink = False
