@@ -36,7 +36,8 @@ IMPORT = re.compile(r"^(?:>>> |\.\.\. )?\s*(?:from|import) (\w+)", re.MULTILINE)
 class PythonParser(PythonCodeBlockParser):
     def __call__(self, document: Document) -> Iterable[Region]:
         for block in self.codeblock_parser(document):
-            missing = [name for name in IMPORT.findall(block.parsed) if not is_installed(name)]
+            names = dict.fromkeys(IMPORT.findall(block.parsed))
+            missing = [name for name in names if not is_installed(name)]
             if missing:
                 block.evaluator = skip_without(missing)
                 yield block
