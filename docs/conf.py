@@ -31,7 +31,7 @@ copybutton_prompt_is_regexp = True
 html_theme = "pydata_sphinx_theme"
 html_title = "logitloss"
 html_theme_options = {
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 6,
     "navbar_end": ["search-button", "theme-switcher"],
     "navbar_persistent": [],
     "navigation_with_keys": False,
