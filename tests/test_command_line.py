@@ -323,8 +323,30 @@ def test_version_and_config_need_no_files(run, monkeypatch):
 def test_help_names_every_option(run):
     status, out, _ = run("--help")
     assert status == 0
-    for option in ("--pos-weight", "--weight", "--reduction", "--loss-out", "--grad-out"):
+    options = ("--pos-weight", "--weight", "--reduction", "--loss-out", "--grad-out")
+    for option in (*options, "--per-class", "--plot", "FILE:COLUMN"):
         assert option in out
+
+
+def test_the_examples_of_the_help_run(run):
+    pa = pytest.importorskip("pyarrow", reason="needs the extra `tables`")
+    csv, parquet = pytest.importorskip("pyarrow.csv"), pytest.importorskip("pyarrow.parquet")
+    pytest.importorskip("matplotlib", reason="needs the extra `plot`")
+    save_pair((30,))
+    scores = pa.table({"label": [0, 1], "logit": [-2.0, 1.0], "weight": [1.0, 2.0]})
+    parquet.write_table(scores, "scores.parquet")
+    csv.write_csv(pa.table({"cat": [0.5, -1.0], "dog": [2.0, 3.0]}), "tags.csv")
+    save("tags.npy", np.eye(2))
+    save("per_class.npy", [1.0, 2.0])
+    _, help, _ = run("--help")
+    _, examples = help.replace("\\\n", "").split("examples:\n")
+    assert examples.count("\n") == 4
+    for line in examples.splitlines():
+        command, *arguments = line.split()
+        assert command == "logitloss"
+        status, _, err = run(*arguments)
+        assert (status, err) == (0, "")
+    assert {"scores.png", "loss.npy"} < files()
 
 
 def test_threads(run, monkeypatch):

@@ -30,9 +30,9 @@ from logitloss._table_files import Columns, ColumnsOf, Table, is_table, path_or_
 BLOCK_ELEMENTS = 2**20
 
 EPILOG = """\
-Every FILE is a .npy file, or FILE:COLUMN: a column of a Parquet or CSV file (.parquet, .csv,
-.csv.gz), which needs pyarrow. FILE:A,B,C takes several columns as an array of rows; so does
-FILE:A, with one. Sources may be mixed.
+A SOURCE is a .npy file, or FILE:COLUMN: a column of a .parquet, .csv or .csv.gz file, read by
+pyarrow. FILE:A,B,C is an array with a column for each name; a comma at the end, FILE:A, makes a
+single column two-dimensional. Sources of all kinds may be mixed.
 
 Labels and logits have the same shape. Weights have that shape too or broadcast to it: (C,) beside
 (N, C) is one weight per class. The value is summed and printed in float64; output files have the
@@ -43,9 +43,9 @@ exit status: 0 success, 2 bad input or output (one line on stderr), 130 interrup
 
 examples:
   logitloss labels.npy logits.npy --pos-weight 10
-  logitloss scores.parquet:label scores.parquet:logit --reduction weighted_mean \\
-      --weight scores.parquet:weight --plot scores.png
-  logitloss labels.npy scores.parquet:cat,dog --pos-weight per_class.npy --per-class --json
+  logitloss scores.parquet:label scores.parquet:logit --weight scores.parquet:weight \\
+      --reduction weighted_mean --plot scores.png
+  logitloss tags.npy tags.csv:cat,dog --pos-weight per_class.npy --per-class --json
   logitloss labels.npy logits.npy --reduction none --loss-out loss.npy
 """
 
@@ -86,18 +86,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     source = path_or_columns
-    add("labels", metavar="LABELS", type=source, help="FILE of any real dtype or bool")
-    add("logits", metavar="LOGITS", type=source, help="FILE of any real dtype")
+    add("labels", metavar="LABELS", type=source, help="SOURCE of any real dtype or bool")
+    add("logits", metavar="LOGITS", type=source, help="SOURCE of any real dtype")
     add(
         "--pos-weight",
         metavar="Q",
         type=_number_or_source,
         default=1.0,
-        help="weight of the positives: a number or a FILE (default: 1)",
+        help="weight of the positives: a number or a SOURCE (default: 1)",
     )
     add(
         "--weight",
-        metavar="FILE",
+        metavar="SOURCE",
         type=source,
         help="weights of the elements; 0 masks an element whatever it holds",
     )
