@@ -305,7 +305,7 @@ class _PerClass:
         self._counted = np.zeros(shape[-1])
 
     def add(self, block: tuple[Any, ...], labels: Array, weight: Array | None, loss: Array) -> None:
-        weight = np.ones((), self._dtype) if weight is None else weight.astype(self._dtype)
+        weight = np.ones(()) if weight is None else weight
         weight = np.broadcast_to(weight, loss.shape)
         kept = weight != 0
         # The block has one index for each leading axis, a slice of the next, all of the others.
@@ -314,7 +314,7 @@ class _PerClass:
         axis = self._axis - (len(indices) - 1)
         others = tuple(other for other in range(loss.ndim) if other != axis)
         self._loss[classes] += np.sum(loss, others, np.float64)
-        self._weights[classes] += np.sum(weight, others, np.float64)
+        self._weights[classes] += np.sum(weight.astype(self._dtype), others, np.float64)
         self._positives[classes] += np.sum(labels, others, np.float64, where=kept)
         self._counted[classes] += np.count_nonzero(kept, others)
 
