@@ -954,7 +954,7 @@ def test_parquet_keeps_dtypes(tables, report, dtype):
 def test_numbers_in_csv(report):
     pytest.importorskip("pyarrow", reason="needs the extra `tables`")
     # Integers first, fractions after the first megabyte, line breaks inside a text.
-    lines = ["label,logit,text", *['1,0,"two\nlines"'] * 100_000]
+    lines = ["label,logit,text", *['1,0,"many\n\n\n\n\n\n\n\n\nlines"'] * 100_000]
     lines += ["0.5,-0.25,", "0,-inf,x", "1,Infinity,", "1e0,-1E2,"]
     Path("table.csv").write_text("\n".join(lines))
     got = report("table.csv:label", "table.csv:logit", "--reduction", "sum")
