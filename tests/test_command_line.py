@@ -975,6 +975,24 @@ def test_compressed_csv(report):
     assert report("table.csv.gz:z", "table.csv.gz:x")["value"] == pytest.approx(math.log(2))
 
 
+def test_suffixes_in_capitals(tables, report):
+    tables(z=[1.0], x=[0.0])
+    os.rename("table.parquet", "A.PARQUET")
+    os.rename("table.csv", "A.CSV")
+    assert report("A.PARQUET:z", "A.CSV:x")["value"] == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_table_of_a_single_row_serves_all_rows(small_blocks, tables, report, suffix):
+    tables(a=[1.0], b=[2.0], c=[4.0])
+    labels, logits = save_pair((30, 3), "float64")
+    got = report("labels.npy", "logits.npy", "--pos-weight", f"table.{suffix}:a,b,c")
+    expected = logitloss.weighted_cross_entropy_with_logits(
+        labels, logits, [1.0, 2.0, 4.0], reduction="mean"
+    )
+    assert got["value"] == pytest.approx(float(expected), rel=1e-14)
+
+
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
 def test_tables_without_rows(tables, report, suffix):
     tables(z=np.zeros(0), x=np.zeros(0))
@@ -983,14 +1001,17 @@ def test_tables_without_rows(tables, report, suffix):
     options = ("--pos-weight", "q.npy", "--weight", f"{name}:z", "--reduction", "sum")
     assert report(f"{name}:z", f"{name}:x", *options, "--loss-out", "loss.npy")["value"] == 0
     assert np.load("loss.npy").shape == (0,)
+    save_pair((3, 0))
+    options = ("--pos-weight", f"{name}:z", "--reduction", "sum")
+    assert report("labels.npy", "logits.npy", *options)["value"] == 0
 
 
 def test_names_with_colons_and_commas(tables, report, tmp_path):
     tables(**{"a:b": [1.0, 0.0], "c,d": [0.0, 0.0], "e.f": [0.0, 0.0]})
     if os.name == "posix":
         for suffix in ("parquet", "csv"):
-            Path(f"table.{suffix}").rename(f"12:30.{suffix}")
-        names = ["12:30.csv", "12:30.parquet", f"{tmp_path}/12:30.parquet"]
+            Path(f"table.{suffix}").rename(f"run:1.{suffix}")
+        names = ["run:1.csv", "run:1.parquet", f"{tmp_path}/run:1.parquet"]
     else:
         names = ["table.csv", str(tmp_path / "table.parquet")]
     for name in names:
@@ -1059,7 +1080,9 @@ def test_columns_that_cannot_be_used(tables, run, suffix):
         assert_one_line(result("nothing"), name, "'nothing'", "null", "row 0")
     assert_one_line(run("labels.npy", name), f"as in {name}:COLUMN")
     assert_one_line(run("labels.npy", "nowhere.csv:a"), "nowhere.csv: No such file")
-    assert not {"loss.npy"} & files()
+    assert "loss.npy" not in files()
+    Path(f"folder.{suffix}").mkdir()
+    assert_one_line(run("labels.npy", f"folder.{suffix}:a"), "not a regular file")
 
 
 def test_a_null_late_in_the_file(small_blocks, tables, run):
@@ -1231,6 +1254,22 @@ def test_classes_are_named_after_columns(tables, run, report):
     )
 
 
+def test_classes_are_not_named_after_weights(tables, report):
+    save_pair((2, 3))
+    tables(w=[1.0, 2.0])
+    options = ("--weight", "table.csv:w,", "--per-class")
+    rows = report("labels.npy", "logits.npy", *options)["classes"]
+    assert [row["class"] for row in rows] == ["0", "1", "2"]
+
+
+def test_weights_of_a_class_that_are_zero_in_the_dtype_of_the_result(report):
+    save_pair((2, 1))
+    save("w.npy", [[1e-50], [1e-50]])
+    options = ("--weight", "w.npy", "--reduction", "weighted_mean", "--per-class")
+    got = report("labels.npy", "logits.npy", *options)
+    assert got["value"] == got["classes"][0]["value"] == "NaN"
+
+
 def test_per_class_needs_classes_and_a_value(run):
     save_pair((30,))
     assert_one_line(run("labels.npy", "logits.npy", "--per-class"), "--per-class", "(30,)")
@@ -1283,6 +1322,7 @@ def test_what_the_plot_counts(small_blocks, run, monkeypatch, order):
     logits[weight == 0] = np.nan
     labels[0, 0] = np.nan
     logits[1, :2], weight[1, :2] = [-40, 40], 1
+    labels[2, 0], logits[2, 0], weight[2, 0] = 0.5, 0, 1
     for name, array in [("labels.npy", labels), ("logits.npy", logits), ("w.npy", weight)]:
         save(name, array.copy(order))
     drawn = []
@@ -1302,7 +1342,7 @@ def test_what_the_plot_counts(small_blocks, run, monkeypatch, order):
     ]:
         expected, _ = np.histogram(x, edges, weights=weights)
         np.testing.assert_allclose(counted, expected, rtol=1e-13)
-    for row, members in enumerate((loss[z == 0], loss[z == 1])):
+    for row, members in enumerate((loss[z < 0.5], loss[z >= 0.5])):
         assert plot._elements[row].sum() == members.size
         assert plot._loss[row] == pytest.approx(members.sum(), rel=1e-13)
         between = (members >= 1e-2) & (members < 1e-1)

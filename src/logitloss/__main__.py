@@ -178,7 +178,7 @@ class _Inputs:
         self.shape: tuple[int, ...] = arguments.logits.shape
         self.size = math.prod(self.shape)
         named = [value.names for value in values[:2] if isinstance(value, Columns)]
-        self.column_names: list[str] | None = named[0] if named and len(self.shape) == 2 else None
+        self.column_names: list[str] | None = named[0] if named else None
         for index, checked in enumerate(arguments[1:5]):
             values[index] = self._spread(values[index], checked)
         # Rows of a table come in their own order.
@@ -305,8 +305,7 @@ class _PerClass:
         self._counted = np.zeros(shape[-1])
 
     def add(self, block: tuple[Any, ...], labels: Array, weight: Array | None, loss: Array) -> None:
-        weight = np.ones(()) if weight is None else weight
-        weight = np.broadcast_to(weight, loss.shape)
+        weight = np.ones(loss.shape) if weight is None else weight
         kept = weight != 0
         # The block has one index for each leading axis, a slice of the next, all of the others.
         *indices, _ = block

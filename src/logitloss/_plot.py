@@ -45,7 +45,6 @@ class Plot:
         """Count elements. Those of zero weight and those with a NaN count for nothing."""
         kept = ~np.isnan(loss)
         if weight is not None:
-            weight = np.broadcast_to(weight, loss.shape)
             kept &= weight != 0
             weight = weight[kept].astype(np.float64)
         # Only the sums are long: float32 holds 1e-8 to 1e3 well enough to find the bin.

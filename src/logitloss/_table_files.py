@@ -166,7 +166,6 @@ class Columns:
         self.dtype = dtype
         self.shape = shape
         self._table = table
-        self._is_one = len(shape) == 1
 
     @property
     def stand_in(self) -> Array:
@@ -175,9 +174,7 @@ class Columns:
 
     def broadcast_to(self, shape: tuple[int, ...]) -> "Columns":
         """The same with rows of another width."""
-        wider = Columns(self._table, self.names, self.dtype, shape)
-        wider._is_one = self._is_one
-        return wider
+        return Columns(self._table, self.names, self.dtype, shape)
 
     def read(self) -> Array:
         # pyarrow makes no table of no batches.
@@ -188,7 +185,7 @@ class Columns:
         rows = first if isinstance(first, slice) else slice(first, first + 1)
         start, stop, _ = rows.indices(self.shape[0])
         columns = [self._table.values(name, start, stop) for name in self.names]
-        values = columns[0] if self._is_one else np.stack(columns, axis=1, dtype=self.dtype)
+        values = columns[0] if len(self.shape) == 1 else np.stack(columns, axis=1, dtype=self.dtype)
         values = np.broadcast_to(values, (stop - start, *self.shape[1:]))
         return values[(slice(None) if rows is first else 0, *others)]
 
