@@ -77,9 +77,6 @@ class Table:
     def _errors_name_the_path(self) -> Iterator[None]:
         try:
             yield
-        except self._arrow.ArrowCancelled as error:
-            # So pyarrow calls an interrupt.
-            raise KeyboardInterrupt from error
         except (self._arrow.ArrowException, OSError, UnicodeError) as error:
             raise ValueError(f"{self.path}: {error}") from error
 
