@@ -2,8 +2,8 @@
 
 `logitloss.grad_and_hess` returns what gradient boosting asks of an objective: the gradient and the
 Hessian of the loss by raw score. For labels 0 and 1 a scalar `pos_weight` means what both libraries
-call `scale_pos_weight`, so that the same trees have to come out. Soft labels and a `pos_weight` of
-its own for each row are what the custom objective can do besides.
+call `scale_pos_weight`, so that the same trees have to come out. The custom objective takes soft
+labels as well, here labels that are a little doubted.
 
     python examples/boosting.py
 """
@@ -21,6 +21,8 @@ from logitloss import grad_and_hess, weighted_cross_entropy_with_logits
 
 POS_WEIGHT = 10.0
 ROUNDS = 50
+# How likely a label is to be wrong.
+DOUBT = 0.05
 
 Floats = NDArray[np.float64]
 
@@ -83,9 +85,14 @@ def main() -> None:
     train, test, train_labels, test_labels = load()
     print("library   objective         mean loss  recall  precision")
     for name, fit in (("XGBoost", with_xgboost), ("LightGBM", with_lightgbm)):
-        for is_custom in (False, True):
+        soft_labels = train_labels * (1 - 2 * DOUBT) + DOUBT
+        for objective, labels in (
+            ("scale_pos_weight", train_labels),
+            ("grad_and_hess", train_labels),
+            ("soft labels", soft_labels),
+        ):
             try:
-                scores = fit(train, train_labels, test, is_custom)
+                scores = fit(train, labels, test, objective != "scale_pos_weight")
             except ImportError as error:
                 print(f"{name:8}  skipped: {error}")
                 break
@@ -94,7 +101,6 @@ def main() -> None:
             )
             flagged = scores > 0
             hits = np.count_nonzero(test_labels[flagged])
-            objective = "grad_and_hess" if is_custom else "scale_pos_weight"
             print(
                 f"{name:8}  {objective:16}  {float(loss):9.6f}"
                 f"  {hits / np.count_nonzero(test_labels):6.1%}"

@@ -121,10 +121,11 @@ def test_boosting_prints_equal_rows(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn", reason="the example needs scikit-learn")
     load_example("boosting").main()
     rows = printed_table(capsys.readouterr().out)
-    assert [row[0] for row in rows] == ["XGBoost", "XGBoost", "LightGBM", "LightGBM"]
-    for own, custom in (rows[:2], rows[2:]):
+    assert [row[0] for row in rows] == ["XGBoost"] * 3 + ["LightGBM"] * 3
+    for own, custom, soft in (rows[:3], rows[3:]):
         assert own[1] == "scale_pos_weight" and custom[1] == "grad_and_hess"
         assert own[2:] == custom[2:]
+        assert soft[1] == "soft labels" and float(soft[2]) != float(own[2])
 
 
 def test_torch_multilabel(capsys: pytest.CaptureFixture[str]) -> None:
