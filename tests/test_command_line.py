@@ -323,8 +323,30 @@ def test_version_and_config_need_no_files(run, monkeypatch):
 def test_help_names_every_option(run):
     status, out, _ = run("--help")
     assert status == 0
-    for option in ("--pos-weight", "--weight", "--reduction", "--loss-out", "--grad-out"):
+    options = ("--pos-weight", "--weight", "--reduction", "--loss-out", "--grad-out")
+    for option in (*options, "--per-class", "--plot", "FILE:COLUMN"):
         assert option in out
+
+
+def test_the_examples_of_the_help_run(run):
+    pa = pytest.importorskip("pyarrow", reason="needs the extra `tables`")
+    csv, parquet = pytest.importorskip("pyarrow.csv"), pytest.importorskip("pyarrow.parquet")
+    pytest.importorskip("matplotlib", reason="needs the extra `plot`")
+    save_pair((30,))
+    scores = pa.table({"label": [0, 1], "logit": [-2.0, 1.0], "weight": [1.0, 2.0]})
+    parquet.write_table(scores, "scores.parquet")
+    csv.write_csv(pa.table({"cat": [0.5, -1.0], "dog": [2.0, 3.0]}), "tags.csv")
+    save("tags.npy", np.eye(2))
+    save("per_class.npy", [1.0, 2.0])
+    _, help, _ = run("--help")
+    _, examples = help.replace("\\\n", "").split("examples:\n")
+    assert examples.count("\n") == 4
+    for line in examples.splitlines():
+        command, *arguments = line.split()
+        assert command == "logitloss"
+        status, _, err = run(*arguments)
+        assert (status, err) == (0, "")
+    assert {"scores.png", "loss.npy"} < files()
 
 
 def test_threads(run, monkeypatch):
@@ -819,3 +841,546 @@ def test_memory_does_not_grow_with_the_files(labels_order, logits_order):
     many = peak_memory(16 * 1024, labels_order, logits_order)
     # The files have grown by 126 MiB. In mixed order a block touches a page of every column.
     assert many - few < (16 if labels_order == logits_order else 32) * 2**20
+
+
+# Columns of tables
+
+
+@pytest.fixture
+def tables() -> Callable[..., None]:
+    """Write columns, given as keywords, to table.parquet and table.csv."""
+    pa = pytest.importorskip("pyarrow", reason="needs the extra `tables`")
+    csv, parquet = pytest.importorskip("pyarrow.csv"), pytest.importorskip("pyarrow.parquet")
+
+    def write(**columns: Any) -> None:
+        table = pa.table(columns)
+        # Several row groups, which do not end where blocks do.
+        parquet.write_table(table, "table.parquet", row_group_size=11)
+        csv.write_csv(table, "table.csv")
+
+    return write
+
+
+def scored(rows: int = 40) -> dict[str, Any]:
+    rng = np.random.default_rng(3)
+    return {
+        "label": rng.random(rows) < 0.3,
+        "logit": rng.normal(0, 5, rows),
+        "weight": rng.uniform(0, 2, rows) * (rng.random(rows) < 0.8),
+    }
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_columns_equal_the_arrays_they_hold(small_blocks, tables, report, suffix, reduction):
+    columns = scored()
+    tables(**columns)
+    got = report(
+        *(f"table.{suffix}:label", f"table.{suffix}:logit", "--weight", f"table.{suffix}:weight"),
+        *("--pos-weight", 3, "--reduction", reduction),
+        *("--loss-out", "loss.npy", "--grad-out", "grad.npy"),
+    )
+    labels, logits, weight = columns.values()
+    expected, gradient = logitloss.value_and_grad(
+        labels, logits, 3, weight=weight, reduction=reduction
+    )
+    loss, _ = logitloss.value_and_grad(labels, logits, 3, weight=weight)
+    assert got["value"] == pytest.approx(float(expected), rel=1e-14)
+    assert got["elements"] == 40
+    assert got["share_of_positives"] == pytest.approx(np.mean(labels[weight != 0]), rel=1e-14)
+    np.testing.assert_array_equal(np.load("loss.npy"), loss)
+    assert_within_four_ulp(np.load("grad.npy"), gradient)
+
+
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize(
+    ("labels", "logits"),
+    [
+        ("labels.npy", "table.csv:a,b,c"),
+        ("table.parquet:x,y,z", "logits.npy"),
+        ("table.parquet:x,y,z", "table.csv:a,b,c"),
+    ],
+)
+# Narrower than a row as well.
+@pytest.mark.parametrize("block", [2, 7])
+def test_mixed_sources(monkeypatch, tables, report, labels, logits, order, block):
+    monkeypatch.setattr(command_line, "BLOCK_ELEMENTS", block)
+    rng = np.random.default_rng(4)
+    x, z, w = rng.normal(0, 3, (23, 3)), rng.random((23, 3)), rng.random((23, 1))
+    tables(**dict(zip("abcxyzw", [*x.T, *z.T, w[:, 0]], strict=True)))
+    save("labels.npy", z.copy(order))
+    save("logits.npy", x.copy(order))
+    got = report(labels, logits, "--weight", "table.csv:w,", "--loss-out", "loss.npy")
+    loss = logitloss.sigmoid_cross_entropy_with_logits(z, x, weight=w)
+    assert got["value"] == pytest.approx(float(np.mean(loss)), rel=1e-14)
+    np.testing.assert_array_equal(np.load("loss.npy"), loss)
+
+
+@pytest.mark.parametrize("logits", ["logits.npy", "table.parquet:a,b,c"])
+def test_a_column_of_coefficients_for_every_row(small_blocks, tables, report, logits):
+    rng = np.random.default_rng(5)
+    x, z = rng.normal(0, 3, (3, 3)), rng.random((3, 3))
+    tables(**dict(zip("abcq", [*x.T, [1.0, 2.0, 3.0]], strict=True)))
+    save("labels.npy", z)
+    save("logits.npy", x)
+    # As everywhere, (3,) beside (3, 3) is one value per class.
+    got = report("labels.npy", logits, "--pos-weight", "table.csv:q")
+    expected = logitloss.weighted_cross_entropy_with_logits(z, x, [1.0, 2.0, 3.0], reduction="mean")
+    assert got["value"] == pytest.approx(float(expected), rel=1e-14)
+
+
+def test_more_rows_than_pyarrow_reads_at_a_time(tables, report):
+    columns = scored(200_000)
+    tables(**columns)
+    expected = logitloss.sigmoid_cross_entropy_with_logits(
+        columns["label"], columns["logit"], reduction="mean"
+    )
+    for suffix in ("csv", "parquet"):
+        got = report(f"table.{suffix}:label", f"table.{suffix}:logit")
+        assert got["value"] == pytest.approx(float(expected), rel=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint64", "float16", "float32", "float64"])
+def test_parquet_keeps_dtypes(tables, report, dtype):
+    labels, logits = np.arange(4).astype(dtype), np.linspace(-3, 3, 4, dtype="float32")
+    tables(z=labels.astype(dtype), x=logits)
+    report("table.parquet:z", "table.parquet:x", "--loss-out", "loss.npy")
+    loss = logitloss.sigmoid_cross_entropy_with_logits(labels, logits)
+    got = np.load("loss.npy")
+    assert got.dtype == loss.dtype
+    np.testing.assert_array_equal(got, loss)
+
+
+def test_numbers_in_csv(report):
+    pytest.importorskip("pyarrow", reason="needs the extra `tables`")
+    # Integers first, fractions after the first megabyte, line breaks inside a text.
+    lines = ["label,logit,text", *['1,0,"many\n\n\n\n\n\n\n\n\nlines"'] * 100_000]
+    lines += ["0.5,-0.25,", "0,-inf,x", "1,Infinity,", "1e0,-1E2,"]
+    Path("table.csv").write_text("\n".join(lines))
+    got = report("table.csv:label", "table.csv:logit", "--reduction", "sum")
+    last = logitloss.sigmoid_cross_entropy_with_logits(
+        np.array([0.5, 0, 1, 1]), np.array([-0.25, -np.inf, np.inf, -100])
+    )
+    assert got["value"] == pytest.approx(100_000 * math.log(2) + float(np.sum(last)), rel=1e-13)
+    Path("table.csv").write_text("label,logit\nTrue,NaN\nfalse,-1\n")
+    assert report("table.csv:label", "table.csv:logit")["value"] == "NaN"
+
+
+def test_compressed_csv(report):
+    pytest.importorskip("pyarrow", reason="needs the extra `tables`")
+    import gzip
+
+    with gzip.open("table.csv.gz", "wt") as file:
+        file.write("z,x\n1,0\n0,0\n")
+    assert report("table.csv.gz:z", "table.csv.gz:x")["value"] == pytest.approx(math.log(2))
+
+
+def test_suffixes_in_capitals(tables, report):
+    tables(z=[1.0], x=[0.0])
+    os.rename("table.parquet", "A.PARQUET")
+    os.rename("table.csv", "A.CSV")
+    assert report("A.PARQUET:z", "A.CSV:x")["value"] == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_table_of_a_single_row_serves_all_rows(small_blocks, tables, report, suffix):
+    tables(a=[1.0], b=[2.0], c=[4.0])
+    labels, logits = save_pair((30, 3), "float64")
+    got = report("labels.npy", "logits.npy", "--pos-weight", f"table.{suffix}:a,b,c")
+    expected = logitloss.weighted_cross_entropy_with_logits(
+        labels, logits, [1.0, 2.0, 4.0], reduction="mean"
+    )
+    assert got["value"] == pytest.approx(float(expected), rel=1e-14)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_tables_without_rows(tables, report, suffix):
+    tables(z=np.zeros(0), x=np.zeros(0))
+    name = f"table.{suffix}"
+    save("q.npy", np.zeros((0,)))
+    options = ("--pos-weight", "q.npy", "--weight", f"{name}:z", "--reduction", "sum")
+    assert report(f"{name}:z", f"{name}:x", *options, "--loss-out", "loss.npy")["value"] == 0
+    assert np.load("loss.npy").shape == (0,)
+    save_pair((3, 0))
+    options = ("--pos-weight", f"{name}:z", "--reduction", "sum")
+    assert report("labels.npy", "logits.npy", *options)["value"] == 0
+
+
+def test_names_with_colons_and_commas(tables, report, tmp_path):
+    tables(**{"a:b": [1.0, 0.0], "c,d": [0.0, 0.0], "e.f": [0.0, 0.0]})
+    if os.name == "posix":
+        for suffix in ("parquet", "csv"):
+            Path(f"table.{suffix}").rename(f"run:1.{suffix}")
+        names = ["run:1.csv", "run:1.parquet", f"{tmp_path}/run:1.parquet"]
+    else:
+        names = ["table.csv", str(tmp_path / "table.parquet")]
+    for name in names:
+        for column in ("c,d", "e.f"):
+            got = report(f"{name}:a:b", f"{name}:{column}")
+            assert (got["elements"], got["value"]) == (2, pytest.approx(math.log(2)))
+
+
+def test_a_colon_in_the_name_of_a_npy_file(report):
+    if os.name != "posix":
+        pytest.skip("no such names here")
+    labels, _ = save_pair()
+    for name in ("12:30.npy", "12:30", "a.csv:b"):
+        os.rename("logits.npy", name)
+        assert report("labels.npy", name)["elements"] == labels.size
+        os.rename(name, "logits.npy")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"C:\x.npy", Path(r"C:\x.npy")),
+        ("C:/x.parquet:y", (Path("C:/x.parquet"), "y")),
+        ("x.PARQUET:y", (Path("x.PARQUET"), "y")),
+        ("x.csv.gz:y", (Path("x.csv.gz"), "y")),
+        ("x.csv:y.csv:z", (Path("x.csv"), "y.csv:z")),
+        ("x.csv", Path("x.csv")),
+        ("x.csv:", Path("x.csv:")),
+        ("x.txt:y", Path("x.txt:y")),
+    ],
+)
+def test_where_a_path_ends(text, expected):
+    from logitloss._table_files import path_or_columns
+
+    assert path_or_columns(text) == expected
+
+
+def test_tables_without_pyarrow(run, monkeypatch):
+    save_pair((2,))
+    Path("table.csv").write_text("a\n1\n2\n")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert_one_line(run("labels.npy", "table.csv:a"), "table.csv", "pip install", "[tables]")
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_columns_that_cannot_be_used(tables, run, suffix):
+    name = f"table.{suffix}"
+    tables(
+        label=[1, 0, 1],
+        text=["a", "b", "c"],
+        date=np.array([0, 1, 2], "M8[s]"),
+        missing=[0.5, None, 1.0],
+        nothing=[None, None, None],
+    )
+    save("labels.npy", np.zeros(3))
+
+    def result(column: str) -> tuple[int, str, str]:
+        return run("labels.npy", f"{name}:{column}", "--loss-out", "loss.npy")
+
+    assert_one_line(result("logit"), name, "no column 'logit'", "'label', 'text'")
+    assert_one_line(result("label,logit"), name, "no column 'logit'")
+    assert_one_line(result("text"), name, "'text'", "must be numbers or bool; got string")
+    assert_one_line(result("date"), name, "'date'", "must be numbers or bool; got timestamp")
+    assert_one_line(result("missing"), name, "'missing'", "null", "row 1")
+    if suffix == "csv":
+        assert_one_line(result("nothing"), name, "'nothing'", "null", "row 0")
+    assert_one_line(run("labels.npy", name), f"as in {name}:COLUMN")
+    assert_one_line(run("labels.npy", "nowhere.csv:a"), "nowhere.csv: No such file")
+    assert "loss.npy" not in files()
+    Path(f"folder.{suffix}").mkdir()
+    assert_one_line(run("labels.npy", f"folder.{suffix}:a"), "not a regular file")
+
+
+def test_a_null_late_in_the_file(small_blocks, tables, run):
+    tables(z=[0.0] * 31, x=[0.0] * 30 + [None])
+    save("labels.npy", np.zeros(31))
+    for name in ("table.csv", "table.parquet"):
+        result = run("labels.npy", f"{name}:x", "--loss-out", "loss.npy")
+        assert_one_line(result, name, "null", "row 30")
+    assert files() == {"labels.npy", "table.csv", "table.parquet"}
+
+
+def test_files_of_different_lengths(tables, run):
+    tables(z=[1.0, 0.0, 1.0])
+    save("logits.npy", np.zeros(4))
+    for name in ("table.csv", "table.parquet"):
+        assert_one_line(run(f"{name}:z", "logits.npy"), "must have the same shape", "(3,)", "(4,)")
+        result = run("logits.npy", "logits.npy", "--weight", f"{name}:z")
+        assert_one_line(result, "`weight`", "must broadcast", "(3,)", "(4,)")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("table.csv", b""),
+        ("table.csv", b"a,b\n1,2\n1\n"),
+        ("table.csv", b"a\n" + b"1\n" * 600_000 + b"x\n"),
+        ("table.csv", b"\xff\xfe\n1\n"),
+        ("table.csv", b"a,a\n1,2\n"),
+        ("table.csv.gz", b"a\n1\n"),
+        ("table.parquet", b""),
+        ("table.parquet", b"PAR1" + bytes(100) + b"PAR1"),
+        ("table.parquet", b"PAR1" + bytes(8) + b"\xff\xff\xff\x7fPAR1"),
+    ],
+)
+def test_broken_tables(run, name, content):
+    pytest.importorskip("pyarrow", reason="needs the extra `tables`")
+    save("labels.npy", np.zeros(1))
+    Path(name).write_bytes(content)
+    assert_one_line(run("labels.npy", f"{name}:a"), f"{name}: ")
+
+
+def test_a_parquet_file_with_damaged_data(tables, run):
+    tables(x=np.random.default_rng(0).random(1000))
+    content = bytearray(Path("table.parquet").read_bytes())
+    content[4:2000] = bytes(1996)
+    Path("table.parquet").write_bytes(content)
+    save("labels.npy", np.zeros(1000))
+    result = run("labels.npy", "table.parquet:x", "--loss-out", "loss.npy")
+    assert_one_line(result, "table.parquet: ")
+    assert "loss.npy" not in files()
+
+
+def test_output_must_not_replace_a_table(tables, run):
+    tables(z=[1.0])
+    result = run("table.csv:z", "table.csv:z", "--loss-out", "table.csv")
+    assert_one_line(result, "table.csv: an output must not replace an input")
+
+
+@posix_only
+def test_ctrl_c_while_a_table_is_read(earlier_results):
+    pytest.importorskip("pyarrow", reason="needs the extra `tables`")
+    with open("table.csv", "wb") as file:
+        file.write(b"z,x\n")
+        for _ in range(200):
+            file.write(b"1,0.5\n" * 100_000)
+    process = subprocess.Popen(
+        [*COMMAND, "table.csv:z", "table.csv:x", *OUTPUTS],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while process.poll() is None and not parts():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, out, err) == (130, "", "logitloss: interrupted\n")
+    assert files() == {"table.csv", *earlier_results}
+
+
+def write_large(name: str, rows: int) -> int:
+    """A table of incompressible numbers in a single row group; return its size."""
+    rng = np.random.default_rng(0)
+    if name.endswith(".csv"):
+        lines = "".join(f"1,{x}\n" for x in rng.normal(size=10_000))
+        with open(name, "w") as file:
+            file.write("z,x\n")
+            for _ in range(rows // 10_000):
+                file.write(lines)
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        table = pa.table({"z": rng.random(rows), "x": rng.normal(size=rows)})
+        pyarrow.parquet.write_table(
+            table, name, row_group_size=rows, compression="none", use_dictionary=False
+        )
+    return os.path.getsize(name)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
+@pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
+def test_memory_does_not_grow_with_tables(name):
+    pytest.importorskip("pyarrow", reason="needs the extra `tables`")
+
+    def peak(rows: int) -> tuple[int, int]:
+        size = write_large(name, rows)
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, f"{name}:z", f"{name}:x", "--grad-out", "grad.npy"],
+            capture_output=True,
+            check=True,
+        )
+        return size, 1024 * int(done.stdout.splitlines()[-1])
+
+    small_file, few = peak(2_000_000)
+    large_file, many = peak(12_000_000)
+    assert large_file - small_file > 150 * 2**20
+    # Some tens of MiB depend on how far pyarrow's threads have read ahead.
+    assert many - few < 96 * 2**20
+
+
+# Classes
+
+
+@pytest.mark.parametrize("shape", [(30, 4), (7, 3), (5, 3, 4), (0, 3), (3, 20)])
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_per_class(small_blocks, report, shape, order, reduction):
+    rng = np.random.default_rng(6)
+    labels, logits, weight = rng.random(shape), rng.normal(0, 3, shape), rng.random(shape)
+    weight[1:][rng.random(shape)[1:] < 0.3] = 0
+    labels[weight == 0] = np.nan
+    for name, array in [("labels.npy", labels), ("logits.npy", logits), ("w.npy", weight)]:
+        save(name, array.copy(order))
+    got = report("labels.npy", "logits.npy", "--weight", "w.npy", "--reduction", reduction)
+    assert "classes" not in got
+    options = ("--weight", "w.npy", "--reduction", reduction, "--per-class")
+    rows = report("labels.npy", "logits.npy", *options)["classes"]
+    assert [row["class"] for row in rows] == [str(index) for index in range(shape[-1])]
+    for index, row in enumerate(rows):
+        part = labels[..., index], logits[..., index], 1.0
+        kept = weight[..., index] != 0
+        expected = logitloss.weighted_cross_entropy_with_logits(
+            *part, weight=weight[..., index], reduction=reduction
+        )
+        assert row["elements"] == part[0].size
+        if part[0].size:
+            assert row["value"] == pytest.approx(float(expected), rel=1e-13)
+            assert row["share_of_positives"] == pytest.approx(np.mean(part[0][kept]), rel=1e-13)
+        else:
+            assert row["value"] == (0 if reduction == "sum" else "NaN")
+            assert row["share_of_positives"] == "NaN"
+
+
+def test_classes_are_named_after_columns(tables, run, report):
+    tables(cat=[1, 0], dog=[0, 0])
+    save("logits.npy", np.zeros((2, 2)))
+    rows = report("table.csv:cat,dog", "logits.npy", "--per-class")["classes"]
+    assert [row["class"] for row in rows] == ["cat", "dog"]
+    assert [row["share_of_positives"] for row in rows] == [0.5, 0]
+    _, out, _ = run("table.csv:cat,dog", "logits.npy", "--per-class")
+    assert re.search(
+        r"\n\nclass +value \(mean\) +share of positives\n"
+        r"cat +0\.6931471805599\d* +50\.00%\n"
+        r"dog +0\.6931471805599\d* +0\.00%\n$",
+        out,
+    )
+
+
+def test_classes_are_not_named_after_weights(tables, report):
+    save_pair((2, 3))
+    tables(w=[1.0, 2.0])
+    options = ("--weight", "table.csv:w,", "--per-class")
+    rows = report("labels.npy", "logits.npy", *options)["classes"]
+    assert [row["class"] for row in rows] == ["0", "1", "2"]
+
+
+def test_weights_of_a_class_that_are_zero_in_the_dtype_of_the_result(report):
+    save_pair((2, 1))
+    save("w.npy", [[1e-50], [1e-50]])
+    options = ("--weight", "w.npy", "--reduction", "weighted_mean", "--per-class")
+    got = report("labels.npy", "logits.npy", *options)
+    assert got["value"] == got["classes"][0]["value"] == "NaN"
+
+
+def test_per_class_needs_classes_and_a_value(run):
+    save_pair((30,))
+    assert_one_line(run("labels.npy", "logits.npy", "--per-class"), "--per-class", "(30,)")
+    options = ("--reduction", "none", "--loss-out", "loss.npy", "--per-class")
+    assert_one_line(run("labels.npy", "logits.npy", *options), "--per-class")
+
+
+# Plots
+
+
+@pytest.mark.parametrize(
+    ("name", "magic"), [("a.png", b"\x89PNG"), ("a.SVG", b"<?xml"), ("a.pdf", b"%PDF")]
+)
+def test_plot_is_a_picture(run, name, magic):
+    pytest.importorskip("matplotlib", reason="needs the extra `plot`")
+    save_pair()
+    status, _, err = run("labels.npy", "logits.npy", "--plot", name)
+    assert (status, err) == (0, "")
+    assert Path(name).read_bytes().startswith(magic)
+
+
+@pytest.mark.parametrize(
+    ("labels", "logits"),
+    [
+        ([], []),
+        ([0.0, 0.0], [1.0, 2.0]),
+        ([0.5, np.nan], [0.0, 0.0]),
+        ([0.0, 1.0, 1.0], [-np.inf, np.inf, -np.inf]),
+        (1.0, 800.0),
+    ],
+)
+def test_plot_of_next_to_nothing(run, labels, logits):
+    pytest.importorskip("matplotlib", reason="needs the extra `plot`")
+    save("labels.npy", labels)
+    save("logits.npy", logits)
+    status, _, err = run("labels.npy", "logits.npy", "--plot", "a.png")
+    assert (status, err) == (0, "")
+
+
+@pytest.mark.parametrize("order", "CF")
+def test_what_the_plot_counts(small_blocks, run, monkeypatch, order):
+    pytest.importorskip("matplotlib", reason="needs the extra `plot`")
+    from logitloss._plot import Plot
+
+    rng = np.random.default_rng(7)
+    shape = (50, 4)
+    logits = rng.normal(0, 3, shape)
+    labels = (rng.random(shape) < 0.4).astype(float)
+    weight = rng.uniform(0.5, 2, shape) * (rng.random(shape) < 0.7)
+    logits[weight == 0] = np.nan
+    labels[0, 0] = np.nan
+    logits[1, :2], weight[1, :2] = [-40, 40], 1
+    labels[2, 0], logits[2, 0], weight[2, 0] = 0.5, 0, 1
+    for name, array in [("labels.npy", labels), ("logits.npy", logits), ("w.npy", weight)]:
+        save(name, array.copy(order))
+    drawn = []
+    monkeypatch.setattr(Plot, "draw", lambda self: drawn.append(self) or b"")
+    options = ("--pos-weight", 5, "--weight", "w.npy", "--plot", "a.png")
+    assert run("labels.npy", "logits.npy", *options)[0] == 0
+    (plot,) = drawn
+
+    kept = (weight != 0) & ~np.isnan(labels)
+    x, z, w = logits[kept], labels[kept], weight[kept]
+    loss = logitloss.weighted_cross_entropy_with_logits(z, x, 5, weight=w)
+    edges = np.array([-np.inf, *range(-15, 16), np.inf])
+    for counted, weights in [
+        (plot._weights, w),
+        (plot._observed, w * z),
+        (plot._predicted, w / (1 + np.exp(-x))),
+    ]:
+        expected, _ = np.histogram(x, edges, weights=weights)
+        np.testing.assert_allclose(counted, expected, rtol=1e-13)
+    for row, members in enumerate((loss[z < 0.5], loss[z >= 0.5])):
+        assert plot._elements[row].sum() == members.size
+        assert plot._loss[row] == pytest.approx(members.sum(), rel=1e-13)
+        between = (members >= 1e-2) & (members < 1e-1)
+        # Four bins to the decade, from 1e-8.
+        assert plot._elements[row, 24:28].sum() == between.sum() > 0
+
+
+def test_plot_without_matplotlib(run, monkeypatch):
+    save_pair()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = run("labels.npy", "logits.npy", "--plot", "a.png")
+    assert_one_line(result, "--plot needs matplotlib", "pip install", "[plot]")
+
+
+def test_plot_to_a_place_it_cannot_go(run):
+    pytest.importorskip("matplotlib", reason="needs the extra `plot`")
+    save_pair()
+    assert_one_line(run("labels.npy", "logits.npy", "--plot", "a.xyz"), "a.xyz", ".png")
+    assert_one_line(run("labels.npy", "logits.npy", "--plot", "png"), "png", ".svg")
+    result = run("labels.npy", "logits.npy", "--plot", "nowhere/a.png")
+    assert_one_line(result, "nowhere/a.png: No such file")
+    os.rename("logits.npy", "logits.png")
+    result = run("labels.npy", "logits.png", "--plot", "logits.png")
+    assert_one_line(result, "logits.png: an output must not replace an input")
+    options = ("--plot", "a.png", "--loss-out", "a.png")
+    assert_one_line(run("labels.npy", "logits.png", *options), "two outputs")
+
+
+def test_plot_that_fails_leaves_nothing_behind(run, monkeypatch):
+    pytest.importorskip("matplotlib", reason="needs the extra `plot`")
+    from logitloss._plot import Plot
+
+    def draw(self):
+        raise OSError(28, "No space left on device")
+
+    save_pair()
+    monkeypatch.setattr(Plot, "draw", draw)
+    result = run("labels.npy", "logits.npy", "--plot", "a.png", "--loss-out", "loss.npy")
+    assert_one_line(result, "No space left")
+    assert files() == {"labels.npy", "logits.npy"}

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+
+import logitloss
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -78,3 +84,119 @@ def test_the_files_are_what_the_script_writes(
     logits, kept_logits = np.load(tmp_path / "logits.npy"), np.load(kept / "logits.npy")
     assert logits.dtype == kept_logits.dtype == np.float32
     np.testing.assert_allclose(logits, kept_logits, rtol=0, atol=1e-4)
+
+
+def printed_table(text: str) -> list[list[str]]:
+    """The rows below the head of a table whose columns are two spaces or more apart."""
+    return [re.split(r" {2,}", line.strip()) for line in text.splitlines()[1:]]
+
+
+def share(text: str) -> float:
+    assert text.endswith("%")
+    return float(text[:-1]) / 100
+
+
+@pytest.mark.parametrize(
+    ("fit", "library", "tolerance"),
+    [
+        # Its scores are float32.
+        ("with_xgboost", "xgboost", 1e-5),
+        ("with_lightgbm", "lightgbm", 1e-9),
+    ],
+)
+def test_boosting_equals_scale_pos_weight(fit: str, library: str, tolerance: float) -> None:
+    pytest.importorskip(library, reason=f"the example needs {library}")
+    pytest.importorskip("sklearn", reason="the example needs scikit-learn")
+    boosting = load_example("boosting")
+    train, test, train_labels, _ = boosting.load()
+    own = getattr(boosting, fit)(train, train_labels, test, False)
+    custom = getattr(boosting, fit)(train, train_labels, test, True)
+    assert np.ptp(own) > 5
+    np.testing.assert_allclose(custom, own, rtol=0, atol=tolerance)
+
+
+def test_boosting_prints_equal_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("xgboost", reason="the example needs xgboost")
+    pytest.importorskip("lightgbm", reason="the example needs lightgbm")
+    pytest.importorskip("sklearn", reason="the example needs scikit-learn")
+    load_example("boosting").main()
+    rows = printed_table(capsys.readouterr().out)
+    assert [row[0] for row in rows] == ["XGBoost"] * 3 + ["LightGBM"] * 3
+    for own, custom, soft in (rows[:3], rows[3:]):
+        assert own[1] == "scale_pos_weight" and custom[1] == "grad_and_hess"
+        assert own[2:] == custom[2:]
+        assert soft[1] == "soft labels" and float(soft[2]) != float(own[2])
+
+
+def test_torch_multilabel(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch", reason="the example needs torch")
+    pytest.importorskip("sklearn", reason="the example needs scikit-learn")
+    example = load_example("torch_multilabel")
+    example.main()
+    rows = printed_table(capsys.readouterr().out)
+    assert [row[0] for row in rows] == list(example.CLASSES)
+    # One that had met a NaN would find nothing.
+    assert all(share(recall) > 0.8 for _, _, recall in rows)
+    assert min(share(positives) for _, positives, _ in rows) < 0.11
+
+
+def test_jax_training(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("jax", reason="the example needs jax")
+    pytest.importorskip("sklearn", reason="the example needs scikit-learn")
+    example = load_example("jax_training")
+    example.main()
+    rows = printed_table(capsys.readouterr().out)
+    assert [float(row[0]) for row in rows] == list(example.POS_WEIGHTS)
+    recalls, precisions = [[share(row[column]) for row in rows] for column in (2, 3)]
+    assert recalls == sorted(recalls) and recalls[0] + 0.1 < recalls[-1]
+    assert precisions == sorted(precisions, reverse=True) and precisions[0] > precisions[-1]
+
+
+def test_jax_training_starts_with_a_gradient_for_positives() -> None:
+    jax = pytest.importorskip("jax", reason="the example needs jax")
+    pytest.importorskip("sklearn", reason="the example needs scikit-learn")
+    example = load_example("jax_training")
+    model = example.Model(jax.numpy.zeros(2), jax.numpy.zeros(()))
+    features, labels = jax.numpy.asarray([[1.0, 2.0]]), jax.numpy.asarray([True])
+    after, value = example.step(model, features, labels, jax.numpy.asarray(1.0))
+    assert float(value) == pytest.approx(np.log(2))
+    np.testing.assert_allclose(after.slopes, [0.15, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(after.intercept, 0.15, rtol=1e-6)
+
+
+def test_larger_than_memory() -> None:
+    pytest.importorskip("resource", reason="the example asks Unix for the memory used")
+    pytest.importorskip("pyarrow", reason="the example needs pyarrow")
+    package = str(Path(logitloss.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "larger_than_memory.py"],
+        env=os.environ | {"PYTHONPATH": package},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    sizes = dict(re.findall(r"^(\S+) +(\d+) MiB$", done.stdout, re.MULTILINE))
+    assert int(sizes["labels.npy"]) == 64
+    assert int(sizes["memory"]) < int(sizes["logits.parquet"])
+    # Of a normal distribution about -4.
+    value = re.search(r"^value \(mean\) +(.+)$", done.stdout, re.MULTILINE)
+    assert value is not None and float(value[1]) == pytest.approx(1.1874, abs=0.002)
+
+
+def test_precision_recall(
+    breast_cancer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="the example needs matplotlib")
+    monkeypatch.syspath_prepend(EXAMPLES)
+    example = load_example("precision_recall")
+    trades = []
+    trade = example.trade
+    monkeypatch.setattr(example, "trade", lambda split: trades.append(trade(split)) or trades[0])
+    monkeypatch.setattr(sys, "argv", ["precision_recall.py", str(tmp_path / "curve.png")])
+    example.main()
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    ((recall, precision),) = trades
+    assert np.all(np.diff(recall) >= 0)
+    assert np.all(np.diff(precision) <= 0)
+    assert recall[0] < 0.1 and recall[-1] > 0.9
+    assert precision[0] > 0.9 and precision[-1] < 0.3

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import doctest
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -38,6 +40,21 @@ def test_all_is_sorted_and_complete() -> None:
     assert {*SIGNATURES, "compat", "set_num_threads", "get_num_threads", "show_config"} == set(
         logitloss.__all__
     )
+
+
+@pytest.mark.parametrize(
+    "function",
+    [getattr(logitloss, name) for name in logitloss.__all__ if name != "compat"]
+    + [logitloss.compat.v1.weighted_cross_entropy_with_logits],
+    ids=lambda function: function.__name__,
+)
+def test_examples_in_docstrings(function: Callable[..., object]) -> None:
+    threads = logitloss.get_num_threads()
+    try:
+        for examples in doctest.DocTestFinder(recurse=False).find(function, globs={}):
+            assert doctest.DocTestRunner().run(examples).failed == 0
+    finally:
+        logitloss.set_num_threads(threads)
 
 
 def test_unknown_attributes_raise() -> None:

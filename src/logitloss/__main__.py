@@ -1,8 +1,8 @@
-"""The command line: weighted cross-entropy over `.npy` files of any size.
+"""The command line: weighted cross-entropy over files of any size.
 
-The files are memory-mapped and taken block by block, each in one library call with reduction
-"none". The losses are added up in float64, and the value is printed as it is then, not rounded to
-the dtype of the data.
+`.npy` files are memory-mapped, columns of tables are read row by row. Both are taken block by
+block, each in one library call with reduction "none". The losses are added up in float64, and the
+value is printed as it is then, not rounded to the dtype of the data.
 """
 
 import argparse
@@ -15,32 +15,41 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
 import logitloss
 from logitloss._arguments import parse as check_arguments
-from logitloss._npy_files import Array, Input, Output, published_together
+from logitloss._npy_files import Array, Input, NpyOutput, Output, published_together
+from logitloss._plot import Plot
+from logitloss._table_files import Columns, ColumnsOf, Table, is_table, path_or_columns
 
 # Large enough that every thread has work, small enough that labels, logits, loss and gradient of
 # a block take some MiB together.
 BLOCK_ELEMENTS = 2**20
 
 EPILOG = """\
-Labels and logits have the same shape. A file of weights has that shape too or broadcasts to it:
-(C,) beside (N, C) is one weight per class. The value is summed and printed in float64; output
-files have the dtype of the library's result and appear complete or not at all. The share of
-positives is the mean label of the elements whose weight is not 0.
+A SOURCE is a .npy file, or FILE:COLUMN: a column of a .parquet, .csv or .csv.gz file, read by
+pyarrow. FILE:A,B,C is an array with a column for each name; a comma at the end, FILE:A, makes a
+single column two-dimensional. Sources of all kinds may be mixed.
+
+Labels and logits have the same shape. Weights have that shape too or broadcast to it: (C,) beside
+(N, C) is one weight per class. The value is summed and printed in float64; output files have the
+dtype of the library's result and appear complete or not at all. The share of positives is the
+mean label of the elements whose weight is not 0.
 
 exit status: 0 success, 2 bad input or output (one line on stderr), 130 interrupted
 
 examples:
   logitloss labels.npy logits.npy --pos-weight 10
-  logitloss labels.npy logits.npy --pos-weight per_class.npy --weight mask.npy \\
-      --reduction weighted_mean --json
+  logitloss scores.parquet:label scores.parquet:logit --weight scores.parquet:weight \\
+      --reduction weighted_mean --plot scores.png
+  logitloss tags.npy tags.csv:cat,dog --pos-weight per_class.npy --per-class --json
   logitloss labels.npy logits.npy --reduction none --loss-out loss.npy
 """
+
+Value: TypeAlias = Array | Columns
 
 
 class _Parser(argparse.ArgumentParser):
@@ -60,36 +69,37 @@ class _PrintAndExit(argparse.Action):
         parser.exit()
 
 
-def _number_or_path(text: str) -> float | Path:
+def _number_or_source(text: str) -> float | Path | ColumnsOf:
     try:
         return float(text)
     except ValueError:
-        return Path(text)
+        return path_or_columns(text)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(
         prog="logitloss",
-        description="Weighted binary cross-entropy of logits in .npy files, "
+        description="Weighted binary cross-entropy of logits in .npy, Parquet and CSV files, "
         "in constant memory however large the files.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("labels", metavar="LABELS", type=Path, help=".npy file of any real dtype or bool")
-    add("logits", metavar="LOGITS", type=Path, help=".npy file of any real dtype")
+    source = path_or_columns
+    add("labels", metavar="LABELS", type=source, help="SOURCE of any real dtype or bool")
+    add("logits", metavar="LOGITS", type=source, help="SOURCE of any real dtype")
     add(
         "--pos-weight",
         metavar="Q",
-        type=_number_or_path,
+        type=_number_or_source,
         default=1.0,
-        help="weight of the positives: a number or a .npy file (default: 1)",
+        help="weight of the positives: a number or a SOURCE (default: 1)",
     )
     add(
         "--weight",
-        metavar="FILE",
-        type=Path,
-        help=".npy file of element weights; 0 masks an element whatever it holds",
+        metavar="SOURCE",
+        type=source,
+        help="weights of the elements; 0 masks an element whatever it holds",
     )
     add(
         "--reduction",
@@ -112,6 +122,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="write the gradient of the value with respect to the logits, as .npy "
         "(none: of every element's own loss)",
     )
+    add(
+        "--per-class",
+        action="store_true",
+        help="print the value of each class (index of the last axis, or column) as well",
+    )
+    add(
+        "--plot",
+        metavar="FILE.png",
+        type=Path,
+        help="draw a calibration curve and a histogram of the losses of positives and negatives "
+        "(.png, .svg or .pdf); needs matplotlib",
+    )
     add("--threads", metavar="N", type=int, help="number of threads")
     add(
         "--json",
@@ -132,8 +154,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="print the version and exit",
     )
     options = parser.parse_args(argv)
-    if options.reduction == "none" and not (options.loss_out or options.grad_out):
-        parser.error("--reduction none has no value to print: give --loss-out or --grad-out")
+    if options.reduction == "none":
+        if not (options.loss_out or options.grad_out):
+            parser.error("--reduction none has no value to print: give --loss-out or --grad-out")
+        if options.per_class:
+            parser.error("--reduction none has no value to print for --per-class")
     return options
 
 
@@ -142,35 +167,54 @@ class _Inputs:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._files: list[Input] = []
-        pos_weight = options.pos_weight
+        self._tables: dict[Path, Table] = {}
+        sources = (options.labels, options.logits, options.pos_weight, options.weight)
+        values = [self._open(source) for source in sources]
+        # These are checked as if they were in memory.
         arguments = check_arguments(
-            self._open(options.labels),
-            self._open(options.logits),
-            self._open(pos_weight) if isinstance(pos_weight, Path) else pos_weight,
-            None if options.weight is None else self._open(options.weight),
+            *(value.stand_in if isinstance(value, Columns) else value for value in values)
         )
         self.dtype: np.dtype[Any] = arguments.dtype
         self.shape: tuple[int, ...] = arguments.logits.shape
         self.size = math.prod(self.shape)
-        self.fortran_order: bool = arguments.logits.flags.fnc
+        named = [value.names for value in values[:2] if isinstance(value, Columns)]
+        self.column_names: list[str] | None = named[0] if named else None
+        for index, checked in enumerate(arguments[1:5]):
+            values[index] = self._spread(values[index], checked)
+        # Rows of a table come in their own order.
+        by_row = any(isinstance(value, Columns) for value in values)
+        self.fortran_order: bool = arguments.logits.flags.fnc and not by_row
+        if self.fortran_order:
+            values = [value.T if isinstance(value, np.ndarray) else value for value in values]
+        self.labels: Value
+        self.logits: Value
+        self.pos_weight: Value | float
+        self.weight: Value | None
+        self.labels, self.logits, self.pos_weight, self.weight = values
 
-        def in_file_order(value: Any) -> Any:
-            if not isinstance(value, np.ndarray):
-                return value
-            array = np.broadcast_to(value, self.shape)
-            return array.T if self.fortran_order else array
+    def _open(self, source: Any) -> Any:
+        if isinstance(source, Path):
+            if is_table(source):
+                raise ValueError(f"{source}: a column has to be named, as in {source}:COLUMN")
+            self._files.append(Input(source))
+            return self._files[-1].array
+        if isinstance(source, ColumnsOf):
+            if source.path not in self._tables:
+                self._tables[source.path] = Table(source.path)
+            return self._tables[source.path].columns(source.columns)
+        return source
 
-        self.labels: Array = in_file_order(arguments.labels)
-        self.logits: Array = in_file_order(arguments.logits)
-        self.pos_weight: Array | float = in_file_order(arguments.pos_weight)
-        self.weight: Array | None = in_file_order(arguments.weight)
-
-    def _open(self, path: Path) -> Array:
-        self._files.append(Input(path))
-        return self._files[-1].array
+    def _spread(self, given: Any, checked: Any) -> Any:
+        """The argument in the shape of the logits."""
+        if isinstance(given, Columns):
+            if len(given.shape) == len(self.shape) and given.shape[0] == self.shape[0]:
+                return given.broadcast_to(self.shape)
+            # A coefficient that is used again for every row.
+            checked = given.read()
+        return np.broadcast_to(checked, self.shape) if isinstance(checked, np.ndarray) else checked
 
     def paths(self) -> list[Path]:
-        return [file.path for file in self._files]
+        return [*(file.path for file in self._files), *self._tables]
 
     def blocks(self) -> Iterator[tuple[Any, ...]]:
         """Index the arrays in C order, at most BLOCK_ELEMENTS elements at a time."""
@@ -192,7 +236,7 @@ class _Inputs:
         """Labels, logits, pos_weight and weight of a block."""
 
         def coefficient(value: Any) -> Any:
-            return value[block] if isinstance(value, np.ndarray) else value
+            return value[block] if isinstance(value, np.ndarray | Columns) else value
 
         labels, logits = self.labels[block], self.logits[block]
         pos_weight, weight = coefficient(self.pos_weight), coefficient(self.weight)
@@ -216,12 +260,23 @@ def _progress(elements: int) -> Iterator[Callable[[int], object]]:
         yield lambda count: None
 
 
-def _output(path: Path | None, inputs: _Inputs) -> Output | None:
-    if path is None:
-        return None
+def _refuse_input(path: Path, inputs: _Inputs) -> None:
     if path.exists() and any(path.samefile(other) for other in inputs.paths()):
         raise ValueError(f"{path}: an output must not replace an input")
-    return Output(path, inputs.shape, inputs.dtype, inputs.fortran_order)
+
+
+def _npy_output(path: Path | None, inputs: _Inputs) -> NpyOutput | None:
+    if path is None:
+        return None
+    _refuse_input(path, inputs)
+    return NpyOutput(path, inputs.shape, inputs.dtype, inputs.fortran_order)
+
+
+def _plot_output(path: Path | None, inputs: _Inputs) -> Output | None:
+    if path is None:
+        return None
+    _refuse_input(path, inputs)
+    return Output(path)
 
 
 def _divisor(inputs: _Inputs, reduction: str) -> float:
@@ -233,13 +288,59 @@ def _divisor(inputs: _Inputs, reduction: str) -> float:
     return float(inputs.size) if reduction.endswith("mean") else 1.0
 
 
-# Sums of infinities and means of nothing are results here, as they are in the library.
-@np.errstate(all="ignore")
+class _PerClass:
+    """What is reported of each class: of each index of the last axis."""
+
+    def __init__(self, inputs: _Inputs) -> None:
+        shape = inputs.shape
+        if len(shape) < 2:
+            raise ValueError(f"--per-class needs rows of classes; got logits of shape {shape}")
+        self._names = inputs.column_names or [str(index) for index in range(shape[-1])]
+        self._elements = math.prod(shape[:-1])
+        self._dtype = inputs.dtype
+        self._axis = 0 if inputs.fortran_order else len(shape) - 1
+        self._loss = np.zeros(shape[-1])
+        self._weights = np.zeros(shape[-1])
+        self._positives = np.zeros(shape[-1])
+        self._counted = np.zeros(shape[-1])
+
+    def add(self, block: tuple[Any, ...], labels: Array, weight: Array | None, loss: Array) -> None:
+        weight = np.ones(loss.shape) if weight is None else weight
+        kept = weight != 0
+        # The block has one index for each leading axis, a slice of the next, all of the others.
+        *indices, _ = block
+        classes = indices[self._axis] if self._axis < len(indices) else slice(None)
+        axis = self._axis - (len(indices) - 1)
+        others = tuple(other for other in range(loss.ndim) if other != axis)
+        self._loss[classes] += np.sum(loss, others, np.float64)
+        self._weights[classes] += np.sum(weight.astype(self._dtype), others, np.float64)
+        self._positives[classes] += np.sum(labels, others, np.float64, where=kept)
+        self._counted[classes] += np.count_nonzero(kept, others)
+
+    def report(self, reduction: str) -> list[dict[str, Any]]:
+        divisor = self._weights
+        if reduction != "weighted_mean":
+            divisor = np.full_like(self._loss, self._elements if reduction == "mean" else 1)
+        value = np.where(divisor == 0, np.nan, self._loss / divisor)
+        share = self._positives / self._counted
+        return [
+            {
+                "class": name,
+                "value": float(value[index]),
+                "elements": self._elements,
+                "share_of_positives": float(share[index]),
+            }
+            for index, name in enumerate(self._names)
+        ]
+
+
 def _stream(
     inputs: _Inputs,
     reduction: str,
-    loss_out: Output | None,
-    grad_out: Output | None,
+    loss_out: NpyOutput | None,
+    grad_out: NpyOutput | None,
+    per_class: _PerClass | None,
+    plot: Plot | None,
     advance: Callable[[int], object],
 ) -> tuple[float, float]:
     """Write the outputs; return the reduced loss and the share of positives."""
@@ -257,6 +358,10 @@ def _stream(
             grad_out.append(gradient / (divisor or 1.0))
         if loss_out is not None:
             loss_out.append(loss)
+        if per_class is not None:
+            per_class.add(block, labels, weight, loss)
+        if plot is not None:
+            plot.add(labels, logits, weight, loss)
         total += float(np.sum(loss, dtype=np.float64))
         kept = True if weight is None else weight != 0
         positives += float(np.sum(labels, dtype=np.float64, where=kept))
@@ -268,30 +373,44 @@ def _stream(
     )
 
 
+# Sums of infinities and means of nothing are results here, as they are in the library.
+@np.errstate(all="ignore")
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.threads is not None:
         logitloss.set_num_threads(options.threads)
+    reduction = options.reduction
+    plot = None if options.plot is None else Plot(options.plot)
     inputs = _Inputs(options)
-    loss_out = _output(options.loss_out, inputs)
-    grad_out = _output(options.grad_out, inputs)
+    per_class = _PerClass(inputs) if options.per_class else None
+    loss_out = _npy_output(options.loss_out, inputs)
+    grad_out = _npy_output(options.grad_out, inputs)
+    plot_out = _plot_output(options.plot, inputs)
+    outputs = [output for output in (loss_out, grad_out, plot_out) if output is not None]
     start = time.perf_counter()
-    with (
-        published_together([output for output in (loss_out, grad_out) if output is not None]),
-        _progress(inputs.size) as advance,
-    ):
-        value, positives = _stream(inputs, options.reduction, loss_out, grad_out, advance)
-    seconds = time.perf_counter() - start
-    return {
-        "value": None if options.reduction == "none" else value,
-        "reduction": options.reduction,
+    with published_together(outputs):
+        with _progress(inputs.size) as advance:
+            value, positives = _stream(
+                inputs, reduction, loss_out, grad_out, per_class, plot, advance
+            )
+        seconds = time.perf_counter() - start
+        if plot is not None and plot_out is not None:
+            plot_out.write(plot.draw())
+    report = {
+        "value": None if reduction == "none" else value,
+        "reduction": reduction,
         "elements": inputs.size,
         "share_of_positives": positives,
         "elements_per_second": inputs.size / seconds,
     }
+    if per_class is not None:
+        report["classes"] = per_class.report(reduction)
+    return report
 
 
 def _as_json(report: dict[str, Any]) -> str:
     def valid(value: Any) -> Any:
+        if isinstance(value, list):
+            return [{key: valid(part) for key, part in row.items()} for row in value]
         is_special = isinstance(value, float) and not math.isfinite(value)
         return json.dumps(value) if is_special else value
 
@@ -299,14 +418,22 @@ def _as_json(report: dict[str, Any]) -> str:
 
 
 def _as_text(report: dict[str, Any]) -> str:
+    value = f"value ({report['reduction']})"
     rows = {
         "elements": f"{report['elements']:,}",
         "share of positives": f"{report['share_of_positives']:.2%}",
         "elements per second": f"{report['elements_per_second'] / 1e6:,.2f} million",
     }
     if report["value"] is not None:
-        rows = {f"value ({report['reduction']})": f"{report['value']}"} | rows
-    return "\n".join(f"{name:<23} {text}" for name, text in rows.items())
+        rows = {value: f"{report['value']}"} | rows
+    lines = [f"{name:<23} {text}" for name, text in rows.items()]
+    if "classes" in report:
+        lines += ["", f"{'class':<23} {value:<23} {'share of positives'}"]
+        lines += [
+            f"{row['class']:<23} {row['value']:<23} {row['share_of_positives']:.2%}"
+            for row in report["classes"]
+        ]
+    return "\n".join(lines)
 
 
 def _print(text: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
 
 import numpy as np
 from array_api_compat import (
@@ -19,12 +20,79 @@ from logitloss._formula import Array
 from logitloss._kernel.kernel import plain_loss
 
 Reduction: TypeAlias = Literal["none", "sum", "mean", "weighted_mean"]
+_ToScalar: TypeAlias = Literal["sum", "mean", "weighted_mean"]
+
+
+class _HasDevice(Protocol):
+    @property
+    def device(self) -> Any: ...
+
+
+# The overloads tell a type checker that NumPy arrays give NumPy arrays, or a scalar if reduced,
+# and that the arrays of another library give that library's.
+_NumPy: TypeAlias = np.ndarray[Any, Any]
+_NumPyLike: TypeAlias = np.ndarray[Any, Any] | np.generic | Sequence[Any] | float
+_NumPyScalar: TypeAlias = np.floating[Any]
+_Other = TypeVar("_Other", bound=_HasDevice)
+_Coefficient: TypeAlias = Array | float
 
 
 # Compared by identity, as the string that callers get by default.
 _NONE: Reduction = "none"
 # Looked up once: in the shortest calls an attribute of a module is a tenth of the time.
 ndarray = np.ndarray
+
+
+@overload
+def weighted_cross_entropy_with_logits(
+    labels: _NumPy,
+    logits: _NumPy,
+    pos_weight: _NumPyLike,
+    name: str | None = None,
+    *,
+    weight: _NumPyLike | None = None,
+    reduction: Literal["none"] = "none",
+    out: _NumPy | None = None,
+) -> _NumPy: ...
+
+
+@overload
+def weighted_cross_entropy_with_logits(
+    labels: _NumPy,
+    logits: _NumPy,
+    pos_weight: _NumPyLike,
+    name: str | None = None,
+    *,
+    weight: _NumPyLike | None = None,
+    reduction: _ToScalar,
+    out: None = None,
+) -> _NumPyScalar: ...
+
+
+@overload
+def weighted_cross_entropy_with_logits(
+    labels: _Other,
+    logits: _Other,
+    pos_weight: _Coefficient,
+    name: str | None = None,
+    *,
+    weight: _Coefficient | None = None,
+    reduction: Reduction = "none",
+    out: _Other | None = None,
+) -> _Other: ...
+
+
+@overload
+def weighted_cross_entropy_with_logits(
+    labels: Array,
+    logits: Array,
+    pos_weight: _Coefficient,
+    name: str | None = None,
+    *,
+    weight: _Coefficient | None = None,
+    reduction: Reduction = "none",
+    out: Array | None = None,
+) -> Array: ...
 
 
 def weighted_cross_entropy_with_logits(
@@ -130,7 +198,7 @@ def weighted_cross_entropy_with_logits(
 
     References
     ----------
-    .. [1] M. Mächler, "Accurately computing log(1 - exp(-|a|))", 2012,
+    .. [1] M. Mächler, "Accurately computing log(1 - exp(-\|a\|))", 2012,
        https://cran.r-project.org/package=Rmpfr/vignettes/log1mexp-note.pdf
 
     Examples
@@ -169,6 +237,54 @@ def weighted_cross_entropy_with_logits(
     arguments, backend = _parse(labels, logits, pos_weight, weight, name)
     check_out(out, arguments, reduction)
     return backend.loss(arguments, reduction, out, name)
+
+
+@overload
+def sigmoid_cross_entropy_with_logits(
+    labels: _NumPy,
+    logits: _NumPy,
+    name: str | None = None,
+    *,
+    weight: _NumPyLike | None = None,
+    reduction: Literal["none"] = "none",
+    out: _NumPy | None = None,
+) -> _NumPy: ...
+
+
+@overload
+def sigmoid_cross_entropy_with_logits(
+    labels: _NumPy,
+    logits: _NumPy,
+    name: str | None = None,
+    *,
+    weight: _NumPyLike | None = None,
+    reduction: _ToScalar,
+    out: None = None,
+) -> _NumPyScalar: ...
+
+
+@overload
+def sigmoid_cross_entropy_with_logits(
+    labels: _Other,
+    logits: _Other,
+    name: str | None = None,
+    *,
+    weight: _Coefficient | None = None,
+    reduction: Reduction = "none",
+    out: _Other | None = None,
+) -> _Other: ...
+
+
+@overload
+def sigmoid_cross_entropy_with_logits(
+    labels: Array,
+    logits: Array,
+    name: str | None = None,
+    *,
+    weight: _Coefficient | None = None,
+    reduction: Reduction = "none",
+    out: Array | None = None,
+) -> Array: ...
 
 
 def sigmoid_cross_entropy_with_logits(
@@ -235,6 +351,54 @@ def sigmoid_cross_entropy_with_logits(
     arguments, backend = _parse(labels, logits, 1.0, weight, name)
     check_out(out, arguments, reduction)
     return backend.loss(arguments, reduction, out, name)
+
+
+@overload
+def value_and_grad(
+    labels: _NumPy,
+    logits: _NumPy,
+    pos_weight: _NumPyLike = 1.0,
+    *,
+    weight: _NumPyLike | None = None,
+    reduction: Literal["none"] = "none",
+    out: tuple[_NumPy, _NumPy] | None = None,
+) -> tuple[_NumPy, _NumPy]: ...
+
+
+@overload
+def value_and_grad(
+    labels: _NumPy,
+    logits: _NumPy,
+    pos_weight: _NumPyLike = 1.0,
+    *,
+    weight: _NumPyLike | None = None,
+    reduction: _ToScalar,
+    out: None = None,
+) -> tuple[_NumPyScalar, _NumPy]: ...
+
+
+@overload
+def value_and_grad(
+    labels: _Other,
+    logits: _Other,
+    pos_weight: _Coefficient = 1.0,
+    *,
+    weight: _Coefficient | None = None,
+    reduction: Reduction = "none",
+    out: tuple[_Other, _Other] | None = None,
+) -> tuple[_Other, _Other]: ...
+
+
+@overload
+def value_and_grad(
+    labels: Array,
+    logits: Array,
+    pos_weight: _Coefficient = 1.0,
+    *,
+    weight: _Coefficient | None = None,
+    reduction: Reduction = "none",
+    out: tuple[Array, Array] | None = None,
+) -> tuple[Array, Array]: ...
 
 
 def value_and_grad(
@@ -305,6 +469,39 @@ def value_and_grad(
     arguments, backend = _parse(labels, logits, pos_weight, weight)
     check_out_pair(out, arguments, reduction)
     return backend.value_and_grad(arguments, reduction, out)
+
+
+@overload
+def grad_and_hess(
+    labels: _NumPy,
+    logits: _NumPy,
+    pos_weight: _NumPyLike = 1.0,
+    *,
+    weight: _NumPyLike | None = None,
+    out: tuple[_NumPy, _NumPy] | None = None,
+) -> tuple[_NumPy, _NumPy]: ...
+
+
+@overload
+def grad_and_hess(
+    labels: _Other,
+    logits: _Other,
+    pos_weight: _Coefficient = 1.0,
+    *,
+    weight: _Coefficient | None = None,
+    out: tuple[_Other, _Other] | None = None,
+) -> tuple[_Other, _Other]: ...
+
+
+@overload
+def grad_and_hess(
+    labels: Array,
+    logits: Array,
+    pos_weight: _Coefficient = 1.0,
+    *,
+    weight: _Coefficient | None = None,
+    out: tuple[Array, Array] | None = None,
+) -> tuple[Array, Array]: ...
 
 
 def grad_and_hess(

@@ -1,6 +1,7 @@
-"""`.npy` files for the command line: read without trust, written completely or not at all."""
+"""Files for the command line: `.npy` read without trust, outputs complete or not at all."""
 
 import errno
+import io
 import math
 import mmap
 import os
@@ -18,12 +19,17 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 
+def require_regular_file(path: Path) -> None:
+    """Refuse a folder, and a pipe that would be waited for; a missing file is none of these."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: not a regular file")
+
+
 class Input:
     """A memory-mapped `.npy` file whose header agrees with its size."""
 
     def __init__(self, path: Path) -> None:
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{path}: not a regular file")
+        require_regular_file(path)
         with open(path, "rb") as file:
             try:
                 shape, fortran_order, dtype = _read_header(file)
@@ -62,22 +68,13 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 class Output:
-    """A `.npy` file, filled in memory order, that goes by another name until it is complete."""
+    """A file that goes by another name until it is complete."""
 
-    def __init__(
-        self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], fortran_order: bool
-    ) -> None:
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{path}: not a regular file")
+    def __init__(self, path: Path) -> None:
+        require_regular_file(path)
         if path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         self.path = path
-        self._dtype = dtype
-        self._header = {
-            "descr": np.lib.format.dtype_to_descr(dtype),
-            "fortran_order": fortran_order,
-            "shape": shape,
-        }
         # The file behind a symbolic link is replaced, not the link.
         self.target = Path(os.path.realpath(path))
         self._part = self.target.with_name(f".logitloss-{secrets.token_hex(8)}.part")
@@ -94,13 +91,11 @@ class Output:
         with self._errors_name_the_path():
             # Unlike tempfile, this gives the file the permissions that any new file gets.
             self._file = open(self._part, "xb")
-            np.lib.format.write_array_header_1_0(self._file, self._header)
 
-    def append(self, values: npt.ArrayLike) -> None:
-        """Write the values that follow, in memory order, those written before."""
+    def write(self, data: bytes | memoryview) -> None:
         assert self._file is not None
         with self._errors_name_the_path():
-            self._file.write(np.ascontiguousarray(values, self._dtype).data)
+            self._file.write(data)
 
     def complete(self) -> None:
         assert self._file is not None
@@ -121,6 +116,31 @@ class Output:
             with suppress(OSError):
                 self._file.close()
             self._part.unlink(missing_ok=True)
+
+
+class NpyOutput(Output):
+    """A `.npy` file, filled in memory order."""
+
+    def __init__(
+        self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], fortran_order: bool
+    ) -> None:
+        super().__init__(path)
+        self._dtype = dtype
+        self._header = {
+            "descr": np.lib.format.dtype_to_descr(dtype),
+            "fortran_order": fortran_order,
+            "shape": shape,
+        }
+
+    def open(self) -> None:
+        super().open()
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, self._header)
+        self.write(header.getvalue())
+
+    def append(self, values: npt.ArrayLike) -> None:
+        """Write the values that follow, in memory order, those written before."""
+        self.write(np.ascontiguousarray(values, self._dtype).data)
 
 
 @contextmanager

@@ -182,7 +182,8 @@ def _deliver_value(total: float, divisor: float, arguments: Arguments, out: ndar
 
 def _divisor(arguments: Arguments, reduction: str) -> float:
     """What the sum of the weighted losses is divided by."""
-    weight, size = arguments.weight, arguments.logits.size
+    weight = arguments.weight
+    size: int = arguments.logits.size
     if reduction == "sum":
         return 1.0
     if reduction == "mean" or weight is None:
@@ -199,7 +200,7 @@ def _divisor(arguments: Arguments, reduction: str) -> float:
         buffersize=_CHUNK,
     ) as chunks:
         weights = sum(float(np.sum(chunk, dtype=np.float64)) for chunk in chunks)
-    return weights * (size / weight.size)
+    return float(weights * (size / weight.size))
 
 
 def _round(value: Any, arguments: Arguments) -> Any:
@@ -253,8 +254,9 @@ def _run(
         for out in (first, second)
     )
     total = (0.0, 0.0)
+    is_float32 = compute_dtype == np.float32
     for task in _flatten(arguments, first, second, compute_dtype):
-        term = kernel.run(operation, *task, divisor, in_place, reduce, compute_dtype == np.float32)
+        term = kernel.run(operation, *task, divisor, in_place, reduce, is_float32)  # type: ignore[call-arg]
         total = kernel.add(total, term)
     # After an overflow to infinity the low part is NaN.
     return sum(total) if math.isfinite(total[0]) else total[0]
@@ -355,7 +357,7 @@ def _converted(
             one = 1.0 if value is None or not np.size(value) else _round(value, arguments).item()
             scalars.append(float(one))
     outs = [out for out in (first, second) if out is not None]
-    with np.nditer(
+    with np.nditer(  # type: ignore[call-overload]
         [*operands, *outs],
         flags=["buffered", "external_loop", "zerosize_ok", "delay_bufalloc"],
         op_flags=[["readonly"]] * len(operands) + [["writeonly"]] * len(outs),

@@ -113,7 +113,8 @@ def _choose_target():
     target = os.environ.get("LOGITLOSS_CPU") or available[-1]
     if target not in available:
         raise ImportError(
-            f"`LOGITLOSS_CPU` must be one of {', '.join(available)} on this machine; got {target!r}."
+            f"`LOGITLOSS_CPU` must be one of {', '.join(available)} on this machine; "
+            f"got {target!r}."
         )
     if target == "avx512":
         _run_float32, _run_float64 = logitloss_run_float32_avx512, logitloss_run_float64_avx512

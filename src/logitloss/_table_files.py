@@ -1,0 +1,253 @@
+"""Columns of Parquet and CSV files for the command line, read from top to bottom.
+
+A pass over the data asks for the same rows of every column in turn, so that columns of one file
+are read together, a few thousand rows at a time. pyarrow is imported when a table is opened.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from logitloss._npy_files import require_regular_file
+
+Array = npt.NDArray[Any]
+
+# The first such suffix before a colon ends the path: a drive letter, a colon in the name of a
+# folder and one in the name of a column all stay where they belong.
+_TABLE = r"\.(?:parquet|csv|csv\.gz)"
+_PATH_AND_COLUMNS = re.compile(rf"(.+?{_TABLE}):(.+)", re.IGNORECASE | re.DOTALL)
+_SOME_TABLE = re.compile(rf".+{_TABLE}", re.IGNORECASE | re.DOTALL)
+
+# What is missing in a CSV file. Unlike pyarrow's own list, it takes NaN for the number it is.
+_NULLS = ["", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "None"]
+
+# How much of a column of a row group is in memory at a time; otherwise it is the whole.
+_BUFFER_BYTES = 2**20
+
+
+class ColumnsOf(NamedTuple):
+    """What `FILE:COLUMN` names."""
+
+    path: Path
+    columns: str
+
+
+def path_or_columns(text: str) -> Path | ColumnsOf:
+    """Read an argument of the command line."""
+    path = Path(text)
+    match = _PATH_AND_COLUMNS.fullmatch(text)
+    if match and not path.exists():
+        return ColumnsOf(Path(match[1]), match[2])
+    return path
+
+
+def is_table(path: Path) -> bool:
+    return _SOME_TABLE.fullmatch(path.name) is not None
+
+
+class Table:
+    """A Parquet or CSV file, of which the columns that were asked for are read."""
+
+    def __init__(self, path: Path) -> None:
+        require_regular_file(path)
+        # Python's own error for a missing file is clearer than pyarrow's.
+        open(path, "rb").close()
+        try:
+            import pyarrow
+        except ImportError as error:
+            raise ValueError(
+                f"{path}: reading it needs pyarrow: pip install 'logitloss[tables]'"
+            ) from error
+        self.path = path
+        self._arrow = pyarrow
+        self._used: list[str] = []
+        self._rewind()
+        self._held: Any = None
+        self._held_rows = (0, 0)
+        with self._errors_name_the_path():
+            self._reader = _Parquet(path) if path.suffix.lower() == ".parquet" else _CSV(path)
+
+    @contextmanager
+    def _errors_name_the_path(self) -> Iterator[None]:
+        try:
+            yield
+        except (self._arrow.ArrowException, OSError, UnicodeError) as error:
+            raise ValueError(f"{self.path}: {error}") from error
+
+    @cached_property
+    def length(self) -> int:
+        with self._errors_name_the_path():
+            return self._reader.count(self._used[0])
+
+    def columns(self, text: str) -> "Columns":
+        """One column by its name, or several by their names with commas between them."""
+        names = self._reader.names
+        wanted = [text] if text in names else text.split(",")
+        is_one = len(wanted) == 1
+        if not is_one and wanted[-1] == "":
+            # As in Python, a comma at the end makes a row of one.
+            del wanted[-1]
+        for name in wanted:
+            if name not in names:
+                raise ValueError(f"{self.path}: no column {name!r}; it has {_listed(names)}")
+            if names.count(name) > 1:
+                raise ValueError(f"{self.path}: {names.count(name)} columns are named {name!r}")
+        dtypes = [self._dtype(name) for name in wanted]
+        self._used = list(dict.fromkeys([*self._used, *wanted]))
+        shape = (self.length,) if is_one else (self.length, len(wanted))
+        return Columns(self, wanted, np.result_type(*dtypes), shape)
+
+    def _dtype(self, name: str) -> np.dtype[Any]:
+        kind = self._reader.kind(name)
+        types = self._arrow.types
+        if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
+            raise ValueError(f"{self.path}: column {name!r} must be numbers or bool; got {kind}")
+        dtype: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
+        return dtype
+
+    def _rewind(self) -> None:
+        self._batches: Iterator[Any] | None = None
+        self._rest: Any = None
+        self._position = 0
+
+    def rows(self, start: int, stop: int) -> Any:
+        """Rows of the columns in use. They follow those read before, are the same or the first."""
+        if (start, stop) == self._held_rows and self._held is not None:
+            return self._held
+        # Otherwise they stay in memory beside those that take their place.
+        self._held = None
+        if start != self._position or self._batches is None:
+            assert start == 0
+            self._rewind()
+            self._batches = self._reader.batches(self._used)
+        pieces = []
+        with self._errors_name_the_path():
+            while self._position < stop:
+                batch = self._rest if self._rest is not None else next(self._batches, None)
+                if batch is None:
+                    raise ValueError(f"{self.path}: it became shorter while it was read")
+                piece = batch.slice(0, stop - self._position)
+                self._rest = batch.slice(len(piece)) if len(piece) < len(batch) else None
+                self._position += len(piece)
+                pieces.append(piece)
+            schema = pieces[0].schema if pieces else None
+            self._held = self._arrow.Table.from_batches(pieces, schema)
+        self._held_rows = (start, stop)
+        return self._held
+
+    def values(self, name: str, start: int, stop: int) -> Array:
+        column = self.rows(start, stop).column(name)
+        if column.null_count:
+            first = start + column.is_null().index(True).as_py()
+            raise ValueError(
+                f"{self.path}: column {name!r} holds a null, the first in row {first} (from 0); "
+                "nulls have to be filled or dropped before"
+            )
+        values: Array = column.to_numpy()
+        return values
+
+
+class Columns:
+    """Columns of a table as an array of rows, indexed from the first row to the last."""
+
+    def __init__(
+        self, table: Table, names: list[str], dtype: np.dtype[Any], shape: tuple[int, ...]
+    ) -> None:
+        self.names = names
+        self.dtype = dtype
+        self.shape = shape
+        self._table = table
+
+    @property
+    def stand_in(self) -> Array:
+        """An array of this shape and dtype that takes no memory."""
+        return np.broadcast_to(np.zeros((), self.dtype), self.shape)
+
+    def broadcast_to(self, shape: tuple[int, ...]) -> "Columns":
+        """The same with rows of another width."""
+        return Columns(self._table, self.names, self.dtype, shape)
+
+    def read(self) -> Array:
+        # pyarrow makes no table of no batches.
+        return self[:, ...] if self.shape[0] else np.empty(self.shape, self.dtype)
+
+    def __getitem__(self, block: tuple[Any, ...]) -> Array:
+        first, *others = block
+        rows = first if isinstance(first, slice) else slice(first, first + 1)
+        start, stop, _ = rows.indices(self.shape[0])
+        columns = [self._table.values(name, start, stop) for name in self.names]
+        values = columns[0] if len(self.shape) == 1 else np.stack(columns, axis=1, dtype=self.dtype)
+        values = np.broadcast_to(values, (stop - start, *self.shape[1:]))
+        return values[(slice(None) if rows is first else 0, *others)]
+
+
+class _Parquet:
+    def __init__(self, path: Path) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        # Opened here, because ParquetFile takes a path with a colon for the address of a server.
+        self._file = pyarrow.parquet.ParquetFile(
+            pyarrow.OSFile(str(path)), buffer_size=_BUFFER_BYTES, pre_buffer=False
+        )
+        self.names: list[str] = self._file.schema_arrow.names
+
+    def kind(self, name: str) -> Any:
+        return self._file.schema_arrow.field(name).type
+
+    def count(self, name: str) -> int:
+        return int(self._file.metadata.num_rows)
+
+    def batches(self, names: list[str]) -> Iterator[Any]:
+        batches: Iterator[Any] = self._file.iter_batches(columns=names)
+        return batches
+
+
+class _CSV:
+    def __init__(self, path: Path) -> None:
+        import pyarrow
+
+        self._arrow = pyarrow
+        self._path = path
+        # The types are those of the first megabyte.
+        self._schema = self._open().schema
+        self.names: list[str] = self._schema.names
+
+    def kind(self, name: str) -> Any:
+        """bool or float64: a fraction may follow any number of integers."""
+        kind = self._schema.field(name).type
+        types = self._arrow.types
+        is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_null(kind)
+        return self._arrow.float64() if is_number else kind
+
+    def count(self, name: str) -> int:
+        return sum(len(batch) for batch in self.batches([name]))
+
+    def batches(self, names: list[str]) -> Iterator[Any]:
+        return iter(
+            self._open(
+                include_columns=names, column_types={name: self.kind(name) for name in names}
+            )
+        )
+
+    def _open(self, **conversions: Any) -> Any:
+        from pyarrow import csv
+
+        return csv.open_csv(
+            str(self._path),
+            # Texts in other columns may hold them.
+            parse_options=csv.ParseOptions(newlines_in_values=True),
+            convert_options=csv.ConvertOptions(null_values=_NULLS, **conversions),
+        )
+
+
+def _listed(names: list[str]) -> str:
+    most = 20
+    text = ", ".join(repr(name) for name in names[:most])
+    return text + f" and {len(names) - most} more" if len(names) > most else text
