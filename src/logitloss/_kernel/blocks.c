@@ -37,11 +37,14 @@ enum {
 #if LOGITLOSS_REAL == 32
 #define REAL_TYPE LOGITLOSS_FLOAT32
 #define REAL_MIN FLT_MIN
+/* The sum of the coefficients times 2^-S has to be a normal number: see logistic.h. */
+#define CARE_BELOW 0x1p-100f
 /* Larger coefficients may lift an exp(-|x|) that is zero for logistic.h into the range. */
 #define CARE_ABOVE 0x1p102f
 #else
 #define REAL_TYPE LOGITLOSS_FLOAT64
 #define REAL_MIN DBL_MIN
+#define CARE_BELOW 0x1p-820
 #define CARE_ABOVE 0x1p148
 #endif
 
@@ -130,10 +133,11 @@ INLINE int needs_care(REAL q, REAL z, REAL w)
     const int positive_underflows = ((product < REAL_MIN) | (positive < REAL_MIN)) & (z != 0) & (q != 0)
                                     & ((q != 1) | (w != 1));
     const int negative_underflows = (negative < REAL_MIN) & (z != 1);
+    const int sum_underflows = (positive + negative < CARE_BELOW) & (positive + negative != 0);
     /* Each by itself, too: infinite beside zero adds up to NaN. */
     const int is_huge = (FABS(q) > CARE_ABOVE) | (positive > CARE_ABOVE) | (negative > CARE_ABOVE)
                         | (positive + negative > CARE_ABOVE);
-    return (w != 0) & (positive_underflows | negative_underflows | is_huge);
+    return (w != 0) & (positive_underflows | negative_underflows | sum_underflows | is_huge);
 }
 
 /* Whether the block may hold such an element; never says no to one. */
@@ -151,7 +155,7 @@ INLINE int may_need_care(inputs in, ptrdiff_t n, int general)
     if (q == 1 || q == 0 || q != q)
         return 0;
     /* The least positive label, as an integer: subtracting 1 moves 0 out of the way. */
-    const REAL least_harmless = q < 1 ? REAL_MIN / q : REAL_MIN;
+    const REAL least_harmless = q < 1 ? CARE_BELOW / q : REAL_MIN;
     UINT bound, least = ~(UINT)0;
     memcpy(&bound, &least_harmless, sizeof bound);
     for (ptrdiff_t i = 0; i < n; i++) {
