@@ -2,6 +2,17 @@ from __future__ import annotations
 
 import backends
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The suite draws the same examples every time; `--hypothesis-profile search` draws many new ones.
+_COMMON = {
+    "deadline": None,
+    # The fixtures are only names for a library and a dtype.
+    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+}
+settings.register_profile("suite", derandomize=True, max_examples=50, **_COMMON)
+settings.register_profile("search", max_examples=2000, **_COMMON)
+settings.load_profile("suite")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
