@@ -6,12 +6,11 @@ import math
 from typing import Any
 
 import array_api_compat
-import ml_dtypes
 import numpy as np
 import pytest
 import reference
 from backends import Backend
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from mpmath import mp, mpf
@@ -31,9 +30,15 @@ coefficients = st.floats(0, 1e300) | st.floats(0, 10) | st.sampled_from([0.0, 1.
 @st.composite
 def elements(draw: st.DrawFn, dtype: str, *strategies: Any) -> list[np.ndarray]:
     """One-dimensional arrays of the dtype, drawn element by element from the strategies."""
-    points = draw(st.lists(st.tuples(*strategies), min_size=1, max_size=8))
+    # Always as many, because some libraries compile for each shape.
+    points = draw(st.lists(st.tuples(*strategies), min_size=6, max_size=6))
     with np.errstate(over="ignore"):
         return [np.array(column).astype(dtype) for column in zip(*points, strict=True)]
+
+
+def finite(values: np.ndarray) -> np.ndarray:
+    """What the dtype rounds to infinity becomes 1."""
+    return np.where(np.isfinite(values), values, values.dtype.type(1))
 
 
 def same_bits(first: Any, second: Any) -> bool:
@@ -63,8 +68,7 @@ def everything(z: Any, x: Any, q: Any = 1.0, **options: Any) -> list[np.ndarray]
 @given(data=st.data())
 def test_loss_and_hessian_are_never_negative(dtype: str, data: st.DataObject) -> None:
     z, x, q, w = data.draw(elements(dtype, labels, real_logits, coefficients, coefficients))
-    assume(all(np.isfinite(a).all() for a in (q, w)))
-    loss, _, hessian = everything(z, x, q, weight=w)
+    loss, _, hessian = everything(z, x, finite(q), weight=finite(w))
     assert (loss >= 0).all()
     assert (hessian >= 0).all()
 
@@ -76,8 +80,7 @@ def test_within_ulp_of_the_closed_form(dtype: str, data: st.DataObject) -> None:
     if dtype == "longdouble":
         # The formula forms products that may leave the range on the way to a result inside it.
         drawn = (st.floats(1e-9, 0.999), real_logits, *[st.floats(1e-9, 1e9)] * 2)
-    z, x, q, w = data.draw(elements(dtype, *drawn))
-    assume(all(np.isfinite(a).all() for a in (x, q, w)))
+    z, x, q, w = (finite(a) for a in data.draw(elements(dtype, *drawn)))
     # Half precision is computed in float32: the products are rounded there.
     compute = "float32" if ULP[dtype] < 1 else dtype
     factors = [reference.exact(v) for v in w]
@@ -150,7 +153,7 @@ def test_closed_forms_of_the_reference_are_derivatives(point: tuple[float, float
 @given(data=st.data())
 def test_loss_is_affine_in_labels_and_pos_weight(dtype: str, data: st.DataObject) -> None:
     z, x, q = data.draw(elements(dtype, labels, st.floats(-1e3, 1e3), coefficients))
-    assume((q < 1e30).all())
+    q = np.where(q < 1e30, q, q.dtype.type(1))
     ones, zeros = np.ones_like(x), np.zeros_like(x)
     weighted = logitloss.weighted_cross_entropy_with_logits
     negative, positive = weighted(zeros, x, 1.0), weighted(ones, x, 1.0)
@@ -181,6 +184,8 @@ def test_loss_is_convex_in_logits(dtype: str, data: st.DataObject) -> None:
     assert (sign * (slope_high - slope_mid) >= -rounding).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32"])
+@settings(max_examples=15)
 @given(data=st.data())
 def test_negatives_ignore_pos_weight(backend: Backend, dtype: str, data: st.DataObject) -> None:
     # Beyond 1e30 the kernel computes single elements in another way, within the same bounds.
@@ -192,6 +197,8 @@ def test_negatives_ignore_pos_weight(backend: Backend, dtype: str, data: st.Data
             backend.equals(got, backend.to_numpy(expected), dtype)
 
 
+@pytest.mark.parametrize("dtype", ["float32"])
+@settings(max_examples=15)
 @given(data=st.data())
 def test_classes_swap(backend: Backend, dtype: str, data: st.DataObject) -> None:
     (x,) = data.draw(elements(dtype, real_logits))
@@ -206,6 +213,8 @@ def test_classes_swap(backend: Backend, dtype: str, data: st.DataObject) -> None
             backend.equals(got, sign * backend.to_numpy(expected), dtype)
 
 
+@pytest.mark.parametrize("dtype", ["float32"])
+@settings(max_examples=15)
 @given(data=st.data())
 def test_zero_weight_masks_anything(backend: Backend, dtype: str, data: st.DataObject) -> None:
     anything = st.floats() | st.sampled_from([math.nan, math.inf, -math.inf])
@@ -360,24 +369,22 @@ def everything_of(call: dict[str, Any]) -> tuple[Any, ...]:
     return logitloss.value_and_grad(**call) + logitloss.grad_and_hess(**call)
 
 
+@settings(max_examples=15)
 @given(call=calls())
 @example(call={"labels": np.float32([1, 0]), "logits": np.float32([0.5, -2]), "pos_weight": 2.0})
 def test_no_backend_modifies_its_inputs(backend: Backend, call: dict[str, Any]) -> None:
-    dtype = call["logits"].dtype.name
-    if dtype not in backend.dtypes:
-        dtype = "float32"
-    arrays = {
-        name: backend.array(value, dtype if value.dtype.kind in "fV" else value.dtype.name)
-        for name, value in call.items()
-        if isinstance(value, np.ndarray) and value.dtype.name[0] != "u"
-    }
-    assume({"labels", "logits"} <= arrays.keys())
+    dtype = "float32"
+    if call["logits"].dtype.name in backend.dtypes:
+        dtype = call["logits"].dtype.name
+    arrays = {}
+    for name, value in call.items():
+        if isinstance(value, np.ndarray):
+            is_float = value.dtype.kind not in "biu"
+            kind = dtype if is_float else value.dtype.name.replace("uint", "int")
+            arrays[name] = backend.array(value.astype(np.float64) if is_float else value, kind)
     before = {name: backend.to_numpy(array).tobytes() for name, array in arrays.items()}
     for reduction in ("none", "mean", "weighted_mean"):
         for result in logitloss.value_and_grad(**({"pos_weight": 2} | arrays), reduction=reduction):
             backend.to_numpy(result)
     for name, array in arrays.items():
         assert backend.to_numpy(array).tobytes() == before[name]
-
-
-assert ml_dtypes  # registers the name bfloat16 with NumPy

@@ -242,6 +242,9 @@ static truth closed_form(int form, double z, double x, double q, double w)
 
 static void compare(int form, double got, double z, double x, double q, double w, double divisor)
 {
+#ifdef WITHOUT_VALUES
+    return;
+#endif
     const truth t = closed_form(form, z, x, q, w);
     const long double largest = is_float ? FLT_MAX : DBL_MAX, tiny = is_float ? 0x1p-149L : 0x1p-1074L;
     const long double epsilon = is_float ? FLT_EPSILON : DBL_EPSILON;
@@ -380,9 +383,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 }
             }
         }
+#ifndef WITHOUT_VALUES
         if (task.reduce && task.first.data && isfinite(magnitude) && magnitude < DBL_MAX / 4)
             CHECK(fabsl(total.hi + (long double)total.lo - sum) <= magnitude * (is_float ? n * 0x1p-53L : 0x1p-60L * (n + 1)),
                   "sum of %td: %a + %a, true %La", n, total.hi, total.lo, sum);
+#endif
 
         /* In parts: the same bits. */
         if (!aliased) {
