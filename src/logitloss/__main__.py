@@ -258,7 +258,7 @@ def _stream(
             quotient = gradient / np.float64(divisor or math.nan)
             if weight is not None:
                 # Zero stays zero where other weights are NaN or cancel.
-                quotient[weight.astype(inputs.dtype) == 0] = 0
+                quotient = np.where(weight.astype(inputs.dtype) == 0, 0, quotient)
             grad_out.append(quotient)
         if loss_out is not None:
             loss_out.append(loss)
