@@ -1,7 +1,57 @@
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import backends
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
+
+import logitloss
+
+# The suite draws the same examples every time; `--hypothesis-profile search` draws many new ones.
+_COMMON = {
+    "deadline": None,
+    # The fixtures are only names for a library and a dtype.
+    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+}
+settings.register_profile("suite", derandomize=True, max_examples=50, **_COMMON)
+settings.register_profile("search", max_examples=2000, **_COMMON)
+settings.load_profile("suite")
+
+
+def _leaving_inputs_alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which must not change a NumPy array that it was not given as `out`."""
+
+    @functools.wraps(function)
+    def checked(*arguments: Any, **options: Any) -> Any:
+        inputs = [
+            value
+            for value in (*arguments, *options.values())
+            if type(value) is np.ndarray and value.nbytes < 2**22 and not value.dtype.hasobject
+        ]
+        outs = options.get("out")
+        outs = outs if isinstance(outs, (tuple, list)) else [outs]
+        inputs = [v for v in inputs if not any(_may_overlap(v, out) for out in outs)]
+        before = [value.tobytes() for value in inputs]
+        try:
+            return function(*arguments, **options)
+        finally:
+            assert [value.tobytes() for value in inputs] == before, "an input was modified"
+
+    return checked
+
+
+def _may_overlap(value: np.ndarray, out: Any) -> bool:
+    return isinstance(out, np.ndarray) and np.may_share_memory(value, out)
+
+
+# Before any test module imports them: every call of the suite is checked.
+for _name in logitloss.__all__:
+    if _name.endswith(("_with_logits", "_grad", "_hess")):
+        setattr(logitloss, _name, _leaving_inputs_alone(getattr(logitloss, _name)))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -89,6 +89,13 @@ def test_bad_number_of_threads(n, error: type[Exception]) -> None:
         ({"LOGITLOSS_NUM_THREADS": "3", "OMP_NUM_THREADS": "5"}, 3),
         ({"LOGITLOSS_NUM_THREADS": "7", "OMP_NUM_THREADS": "1"}, 7),
         ({"LOGITLOSS_NUM_THREADS": ""}, None),
+        ({"OMP_NUM_THREADS": "0"}, None),
+        ({"OMP_NUM_THREADS": "-3"}, None),
+        ({"OMP_NUM_THREADS": "many"}, None),
+        ({"OMP_NUM_THREADS": "2.5"}, None),
+        ({"OMP_NUM_THREADS": "9" * 5000}, None),
+        ({"OMP_NUM_THREADS": "5000"}, 1024),
+        ({"LOGITLOSS_NUM_THREADS": "3", "OMP_NUM_THREADS": "many"}, 3),
     ],
 )
 def test_environment(variables: dict[str, str], threads: int | None) -> None:
@@ -97,7 +104,9 @@ def test_environment(variables: dict[str, str], threads: int | None) -> None:
     assert json.loads(result.stdout)["threads"] == (threads or _config._threads_of_machine())
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "2.5", "many", "1e3", "99999999"])
+@pytest.mark.parametrize(
+    "value", ["0", "-1", "2.5", "many", "1e3", "99999999", "9" * 5000, "\u0663", "3,2"]
+)
 def test_nonsense_in_the_environment(value: str) -> None:
     result = config(LOGITLOSS_NUM_THREADS=value)
     assert result.returncode == 1

@@ -345,6 +345,36 @@ def test_extreme_weights(dtype: str, point: tuple[float, float, float, float]) -
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("label", [0.0, 1.0, 0.3])
+@pytest.mark.parametrize("argument", ["pos_weight", "weight"])
+@pytest.mark.parametrize("as_array", [False, True])
+def test_coefficients_of_every_size(
+    dtype: str, label: float, argument: str, as_array: bool
+) -> None:
+    """Down to the subnormals, in steps finer than those in which the kernel scales."""
+    limits = np.finfo(dtype)
+    logits = np.linspace(-20, 20, 41).astype(dtype)
+    labels = np.full(41, label, dtype)
+    for exponent in np.linspace(limits.minexp - 10, limits.maxexp - 10, 30):
+        coefficient = np.array(2**exponent).astype(dtype)
+        given = np.full(41, coefficient) if as_array else float(coefficient)
+        loss, gradient = logitloss.value_and_grad(labels, logits, **{argument: given})
+        _, hessian = logitloss.grad_and_hess(labels, logits, **{argument: given})
+        pos_weight = np.full(41, coefficient if argument == "pos_weight" else 1, dtype)
+        factor = reference.exact(coefficient) if argument == "weight" else 1
+        for got, function, scale in (
+            (loss, reference.loss, reference.loss),
+            (gradient, reference.gradient, reference.gradient_scale),
+            (hessian, reference.hessian, reference.hessian),
+        ):
+            true, scale = (
+                [factor * value for value in reference.at(f, labels, logits, pos_weight)]
+                for f in (function, scale)
+            )
+            assert max(reference.distances(got, true, dtype, scale)) <= 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_nan_beside_a_subnormal_weight(dtype: str) -> None:
     """Such elements are computed singly, where a label of zero must not hide the NaN."""
     labels, logits, weight = np.zeros(4, dtype), np.ones(4, dtype), np.ones(4, dtype)

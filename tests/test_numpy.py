@@ -396,3 +396,29 @@ def test_zero_weights_beside_nan_weights() -> None:
     weight = np.array([1, np.nan, 0])
     _, gradient = logitloss.value_and_grad(labels, logits, weight=weight, reduction="weighted_mean")
     np.testing.assert_array_equal(gradient, [np.nan, np.nan, 0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda a: a.astype(a.dtype.newbyteorder()),
+        lambda a: np.frombuffer(b"x" + a.tobytes(), a.dtype, offset=1).reshape(a.shape),
+        np.asfortranarray,
+        lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+        lambda a: a[::-1].copy()[::-1],
+    ],
+    ids=["byte-swapped", "unaligned", "Fortran", "strided", "reversed"],
+)
+def test_short_cut_takes_plain_arrays_only(dtype: str, position: int, convert) -> None:
+    arrays = list(values((6, 7), dtype))
+    expected = weighted(*arrays, np.full(7, 2.0))
+    arrays[position] = convert(arrays[position])
+    assert_same([weighted(*arrays, 2.0)], [expected])
+
+
+@pytest.mark.parametrize("shapes", [((3, 2), (2, 3)), ((4,), (5,)), ((5,), (4,)), ((0,), (1,))])
+def test_short_cut_compares_shapes(shapes: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(ValueError, match="must have the same shape"):
+        weighted(np.zeros(shapes[0]), np.zeros(shapes[1]), 2.0)

@@ -169,3 +169,39 @@ def test_half_precision_mean_does_not_overflow(backend: Backend, dtype: str) -> 
     backend.equals(weighted(labels, logits, 1.0, reduction="mean"), 600.0, dtype)
     _, gradient = logitloss.value_and_grad(labels, logits, reduction="mean")
     backend.equals(gradient, np.full(1000, 1e-3).astype(dtype), dtype)
+
+
+@pytest.mark.parametrize(
+    ("weight", "gradient"),
+    [
+        ([0, 0, 0], [0, 0, 0]),
+        ([0, 1e-60, 0], [0, 0, 0]),
+        ([1, -1, 0], [math.nan, math.nan, 0]),
+        ([math.nan, 1, 0], [math.nan, math.nan, 0]),
+        ([math.inf, 1, 0], [math.nan, 0, 0]),
+    ],
+)
+def test_weighted_mean_without_a_usable_sum_of_weights(
+    backend: Backend, weight: list[float], gradient: list[float]
+) -> None:
+    """The value is NaN, and so is its gradient, except by what is masked."""
+    labels, logits = arrays(
+        backend, "float32", np.array([1.0, 0, 1]), np.array([0.5, -1, math.nan])
+    )
+    given = backend.array(weight, "float64" if "float64" in backend.dtypes else "float32")
+    value, got = logitloss.value_and_grad(labels, logits, weight=given, reduction="weighted_mean")
+    backend.equals(value, math.nan, "float32")
+    backend.equals(got, gradient, "float32")
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+def test_gradient_where_the_sum_of_weights_is_beyond_float32(
+    backend: Backend, as_array: bool
+) -> None:
+    if "float64" not in backend.dtypes:
+        pytest.skip("this device has no float64 to add the weights up in")
+    labels, logits = arrays(backend, "float32", np.resize([1.0, 0.0], 100), np.zeros(100))
+    weight = backend.array(np.full(100, 1e38), "float32") if as_array else 1e38
+    _, gradient = logitloss.value_and_grad(labels, logits, weight=weight, reduction="weighted_mean")
+    expected = np.resize(np.float32([-0.005, 0.005]), 100)
+    np.testing.assert_array_max_ulp(backend.to_numpy(gradient), expected, 1)

@@ -355,7 +355,12 @@ def _stream(
             )
         else:
             loss, gradient = logitloss.value_and_grad(labels, logits, pos_weight, weight=weight)
-            grad_out.append(gradient / (divisor or 1.0))
+            # NumPy's number, because the divisor may be beyond the range of the gradient.
+            quotient = gradient / np.float64(divisor or math.nan)
+            if weight is not None:
+                # Zero stays zero where other weights are NaN or cancel.
+                quotient = np.where(weight.astype(inputs.dtype) == 0, 0, quotient)
+            grad_out.append(quotient)
         if loss_out is not None:
             loss_out.append(loss)
         if per_class is not None:

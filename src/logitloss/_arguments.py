@@ -347,6 +347,19 @@ def _check_out(argument: str, out: object, arguments: Arguments, shape: tuple[An
         )
     if not is_writeable_array(out):
         raise ValueError(f"`{argument}` must be writable; got a read-only array.")
+    if isinstance(out, np.ndarray) and not out.flags.forc and _overlaps_itself(out):
+        raise ValueError(f"`{argument}` must not overlap itself; got strides {out.strides}.")
+
+
+def _overlaps_itself(array: np.ndarray[Any, Any]) -> bool:
+    """Whether some step along an axis does not get past what the axes with smaller steps span."""
+    span = array.itemsize
+    for step, size in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
+        if size > 1:
+            if step < span:
+                return True
+            span += step * (size - 1)
+    return False
 
 
 def _share_memory(first: Array, second: Array) -> bool:

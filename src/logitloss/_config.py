@@ -133,18 +133,29 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
 _MOST_THREADS = 1024
 
 
-def _threads_from_environment(name: str) -> int | None:
-    """The number of threads that a variable asks for, or None if it is not set."""
-    value = os.environ.get(name, "").strip()
+def _threads_from_environment() -> int | None:
+    """What ``LOGITLOSS_NUM_THREADS`` asks for, or None if it is not set."""
+    value = os.environ.get("LOGITLOSS_NUM_THREADS", "").strip()
     if not value:
         return None
-    # OpenMP takes a list, one number for each level of nesting.
-    first = value.split(",")[0].strip() if name.startswith("OMP_") else value
-    if not (first.isascii() and first.isdigit() and 1 <= int(first) <= _MOST_THREADS):
+    if not (_is_count(value) and int(value) <= _MOST_THREADS):
         raise ImportError(
-            f"`{name}` must be an integer between 1 and {_MOST_THREADS}; got {value!r}."
+            f"`LOGITLOSS_NUM_THREADS` must be an integer between 1 and {_MOST_THREADS}; "
+            f"got {value!r}."
         )
-    return int(first)
+    return int(value)
+
+
+def _threads_from_openmp() -> int | None:
+    """What ``OMP_NUM_THREADS`` asks for; nonsense is ignored, as OpenMP runtimes do."""
+    # One number for each level of nesting.
+    value = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return min(int(value), _MOST_THREADS) if _is_count(value) else None
+
+
+def _is_count(value: str) -> bool:
+    # Longer than any number of threads, and int() refuses to read thousands of digits.
+    return value.isascii() and value.isdigit() and len(value) < 20 and int(value) > 0
 
 
 def _threads_of_machine() -> int:
@@ -202,8 +213,8 @@ def _read(folder: str, name: str) -> str:
 
 
 def _initialise() -> None:
-    openmp = _threads_from_environment("OMP_NUM_THREADS")
-    default = _threads_from_environment("LOGITLOSS_NUM_THREADS") or openmp
+    openmp = _threads_from_openmp()
+    default = _threads_from_environment() or openmp
     kernel.set_default_threads(default or _threads_of_machine(), openmp or 0)
 
 

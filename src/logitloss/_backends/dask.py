@@ -43,8 +43,7 @@ def value_and_grad(
     divisor = _divisor(wide, reduction)
     sums = _item(pairs, 0, "sum")
     gradient = _item(pairs, 1, "gradient")
-    # All weights zero: every derivative is zero already, and must not become 0 / 0.
-    gradient = _divided(gradient, divisor, 1.0, arguments.dtype, "gradient")
+    gradient = _divided(gradient, divisor, wide.weight, arguments.dtype, "gradient")
     return _reduced(sums, divisor, arguments, "value"), gradient
 
 
@@ -146,7 +145,7 @@ def _divisor(arguments: Arguments, reduction: str) -> Array | float:
 
 
 def _reduced(sums: Array, divisor: Array | float, arguments: Arguments, name: str) -> Array:
-    return _divided(_total(sums), divisor, math.nan, arguments.dtype, name)
+    return _divided(_total(sums), divisor, None, arguments.dtype, name)
 
 
 def _total(array: Array) -> Array:
@@ -175,22 +174,32 @@ def _add(sums: Array, axis: Any, keepdims: bool) -> Array:
     return array_namespace(sums).asarray(total, dtype=sums.dtype)
 
 
-def _divided(values: Array, divisor: Array | float, by_zero: float, dtype: Any, name: str) -> Array:
+def _divided(
+    values: Array,
+    divisor: Array | float,
+    weight: Array | float | None,
+    dtype: Any,
+    name: str,
+) -> Array:
+    """`values` divided, but zero wherever `weight` is."""
     axes = tuple(range(values.ndim))
-    return da.blockwise(
-        _divide,
-        axes,
-        *(values, axes),
-        *(divisor, () if isinstance(divisor, da.Array) else None),
-        token=name,
-        dtype=dtype,
-        meta=meta_from_array(values, dtype=dtype),
-        by_zero=by_zero,
-        to=dtype,
-    )
+    operands: list[Any] = [values, axes]
+    operands += [divisor, () if isinstance(divisor, da.Array) else None]
+    is_array = isinstance(weight, da.Array)
+    operands += [weight, axes[len(axes) - weight.ndim :] if is_array else None]
+    meta = meta_from_array(values, dtype=dtype)
+    return da.blockwise(_divide, axes, *operands, token=name, dtype=dtype, meta=meta, to=dtype)
 
 
 @_silently
-def _divide(values: Array, divisor: Any, *, by_zero: float, to: Any) -> Array:
-    # A Python float, so that it does not promote the values.
-    return (values / float(divisor or by_zero)).astype(to)
+def _divide(values: Array, divisor: Any, weight: Any, *, to: Any) -> Array:
+    divisor = float(divisor) or math.nan
+    if weight is None:
+        # A Python float, so that it does not promote the values.
+        return (values / divisor).astype(to)
+    xp = array_namespace(values)
+    weight = xp.asarray(weight, dtype=values.dtype)
+    # In float64, because the sum of the weights may be beyond the range of the values.
+    quotient = xp.astype(values, xp.float64) / divisor
+    # Zero stays zero where other weights are NaN or cancel.
+    return xp.astype(xp.where(weight == 0, 0.0, quotient), to)

@@ -82,7 +82,7 @@ def reduce(values: Array, inputs: Arguments, reduction: str) -> Array:
         values = total(values, xp)
     if reduction in ("mean", "weighted_mean"):
         divisor = _divisor(inputs, reduction)
-        values = values / xp.where(divisor == 0, math.nan, divisor)
+        values = xp.where(divisor == 0, math.nan, values / _or_nan(divisor, inputs))
     return xp.astype(values, inputs.dtype, copy=False)
 
 
@@ -90,10 +90,16 @@ def reduce_gradient(gradient: Array, inputs: Arguments, reduction: str) -> Array
     """The derivative of the reduced loss, from the weighted derivatives of its terms."""
     xp = inputs.xp
     if reduction in ("mean", "weighted_mean"):
-        divisor = _divisor(inputs, reduction)
-        # All weights zero: every derivative is zero already, and must not become 0 / 0.
-        divisor = xp.where(divisor == 0, 1.0, divisor)
+        divisor = _or_nan(_divisor(inputs, reduction), inputs)
+        if inputs.weight is not None:
+            # A sum of weights may be beyond the range of the gradient's dtype, a quotient is not.
+            is_large = xp.abs(divisor) > 2.0**100
+            divisor = xp.where(is_large, divisor * 2.0**-64, divisor)
+            gradient = xp.where(is_large, gradient * 2.0**-64, gradient)
         gradient = gradient / xp.astype(divisor, gradient.dtype, copy=False)
+        if inputs.weight is not None:
+            # Zero stays zero where other weights are NaN or cancel.
+            gradient = xp.where(inputs.weight == 0, 0.0, gradient)
     return xp.astype(gradient, inputs.dtype, copy=False)
 
 
@@ -117,6 +123,15 @@ def _divisor(inputs: Arguments, reduction: str) -> Array:
     if size is None:
         return total(xp.ones_like(logits), xp)
     return xp.asarray(size, dtype=_accumulator(logits, xp), device=placement(logits, xp))
+
+
+def _or_nan(divisor: Array, inputs: Arguments) -> Array:
+    """NaN for zero, but 1 where all weights are zero: there every derivative is zero already."""
+    xp = inputs.xp
+    by_zero = xp.full_like(divisor, math.nan)
+    if inputs.weight is not None:
+        by_zero = xp.where(xp.any(inputs.weight != 0), by_zero, 1.0)
+    return xp.where(divisor == 0, by_zero, divisor)
 
 
 def _deliver(result: Array, out: Array | None) -> Array:

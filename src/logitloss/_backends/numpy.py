@@ -130,22 +130,23 @@ def value_and_grad(
         _run(kernel.VALUE_AND_GRAD, arguments, value, gradient)
         return _deliver(value, value_out), _deliver(gradient, gradient_out)
     divisor = _divisor(arguments, reduction)
-    # With all weights zero the gradient is zero already, and must not become 0 / 0. The kernel
-    # multiplies by the reciprocal, which has to be a normal number of every dtype.
-    by_kernel = 2.0**-100 < abs(divisor) < 2.0**100
+    # The kernel multiplies by the reciprocal, which has to be a normal number of every dtype.
+    by_kernel = not gradient.size or 2.0**-100 < abs(divisor) < 2.0**100
+    # Seen before the gradient may be written over the weights.
+    masked = None if by_kernel else np.equal(_round(arguments.weight, arguments), 0)
     total = _run(
         kernel.VALUE_AND_GRAD,
         arguments,
         None,
         gradient,
-        divisor=divisor if by_kernel else 1.0,
+        divisor=(divisor or 1.0) if by_kernel else 1.0,
         reduce=True,
     )
-    if divisor and not by_kernel:
+    if not by_kernel:
         # In float64, because the divisor may be beyond the range of the result dtype.
-        masked = np.equal(arguments.weight, 0)
-        np.divide(gradient, np.float64(divisor), out=gradient, dtype=np.float64, casting="unsafe")
-        # Zero stays zero although another weight is NaN.
+        by = np.float64(divisor or math.nan)
+        np.divide(gradient, by, out=gradient, dtype=np.float64, casting="unsafe")
+        # Zero stays zero where other weights are NaN or cancel.
         np.copyto(gradient, 0, where=masked)
     # The divisor from before: the gradient may have been written over the weights.
     value = _deliver_value(total, divisor, arguments, value_out)

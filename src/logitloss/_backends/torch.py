@@ -151,7 +151,7 @@ def value_and_grad(
         value = _differentiable_loss(inputs, reduction)
         gradient = _derivative(*_operands(inputs), 1)
         if reduction != "none":
-            gradient = gradient / _nonzero(_divisor(inputs, reduction))
+            gradient = gradient / _nonzero(_divisor(inputs, reduction), inputs)
     return _deliver(value, inputs, outs[0]), _deliver(gradient, inputs, outs[1])
 
 
@@ -385,7 +385,7 @@ def _differentiable_loss(inputs: Arguments, reduction: str) -> Tensor:
         return _derivative(*_operands(inputs), 0)
     total = _derivative(*_operands(inputs), 0, total=True)
     divisor = _divisor(inputs, reduction)
-    value = total / _nonzero(divisor)
+    value = total / _nonzero(divisor, inputs)
     if isinstance(divisor, Tensor):
         # Added, NaN stays out of the derivatives, which are zero where all weights are.
         value = value + torch.where(divisor == 0, math.nan, 0.0)
@@ -402,8 +402,12 @@ def _divisor(inputs: Arguments, reduction: str) -> Any:
     return weight.expand(inputs.logits.shape).sum(dtype=_accumulator(weight))
 
 
-def _nonzero(divisor: Any) -> Any:
-    return torch.where(divisor == 0, 1.0, divisor) if isinstance(divisor, Tensor) else divisor
+def _nonzero(divisor: Any, inputs: Arguments) -> Any:
+    """1 for zero where all weights are zero, as then every derivative is; NaN where they cancel."""
+    if not isinstance(divisor, Tensor):
+        return divisor
+    *_, weight = _operands(inputs)
+    return torch.where(divisor == 0, torch.where((weight != 0).any(), math.nan, 1.0), divisor)
 
 
 def _accumulator(values: Tensor) -> torch.dtype:
@@ -436,7 +440,7 @@ class _EagerLoss(Function):
         operands = (t if v is None else v for t, v in zip(saved, ctx.scalars, strict=True))
         inputs = Arguments._make([xp, *operands, ctx.dtype])
         if ctx.reduction != "none":
-            scale = scale / _nonzero(_divisor(inputs, ctx.reduction))
+            scale = scale / _nonzero(_divisor(inputs, ctx.reduction), inputs)
         partials = _partials(_derivative, *_operands(inputs), 0, None, scale, None, None)
         return partials[1], None, None
 
