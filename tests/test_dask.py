@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import backends
 import numpy as np
@@ -329,3 +334,25 @@ def test_tasks_use_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         kernel.set_threads(0)
     assert threads == [1, 1]
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "scale_out.md"
+PROGRAMS = re.findall(r"(?<!-->\n)```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+NEEDS = {"dask.distributed": "distributed", "dask.dataframe": "pyarrow", "zarr": "zarr"}
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=["cluster", "parquet", "zarr"])
+def test_documented_programs(program: str, tmp_path: Path) -> None:
+    for word, package in NEEDS.items():
+        if word in program:
+            pytest.importorskip(package)
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    run = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == re.findall(r"print\(.*\)  # (.*)", program)
