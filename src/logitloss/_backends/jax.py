@@ -6,12 +6,12 @@ Subnormal numbers are zero on XLA's CPU, as inputs and as results.
 from __future__ import annotations
 
 import functools
-import math
 import types
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from logitloss import _formula
@@ -112,10 +112,10 @@ def _total(labels: Array, logits: Array, pos_weight: Array, weight: Array | None
     # Constants would become arrays, if they were seen to be constant; and so would what the
     # gradient has in common with the sum.
     one = jnp.ones((), logits.dtype)
-    hidden = jax.lax.optimization_barrier((labels, logits, pos_weight, weight, one, 0 * one))
-    *hidden_operands, hidden_weight, one, zero = hidden
-    values = _loss_without_care(*hidden_operands, one, zero)
-    total = generic.total(values if weight is None else hidden_weight * values, jnp)
+    hidden = jax.lax.optimization_barrier((*operands, one, 0 * one))  # type: ignore[no-untyped-call]
+    labels, logits, pos_weight, weight, one, zero = hidden
+    values = _loss_without_care(labels, logits, pos_weight, one, zero)
+    total = generic.total(values if weight is None else weight * values, jnp)
     return jax.lax.cond(jnp.isnan(total), _careful_total, lambda *_: total, *operands)
 
 
@@ -125,8 +125,8 @@ def _loss_without_care(
     """The loss, or NaN: at zero times infinity, and where exp(-|x|) falls below normal numbers."""
     negative_cost, positive_cost = one - labels, pos_weight * labels
     positive = jnp.maximum(logits, zero)
-    limits = jnp.finfo(logits.dtype)
-    to_the_limit = logits * (limits.max / -math.log(limits.smallest_normal))
+    limits = np.finfo(logits.dtype)
+    to_the_limit = logits * float(limits.max / -np.log(limits.smallest_normal))
     return (
         negative_cost * positive
         + positive_cost * (positive - logits)
