@@ -803,6 +803,22 @@ def test_plain_call_looks_at_a_scalar_pos_weight() -> None:
         weighted(labels, logits, torch.tensor(2.0, device="meta"))
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_a_tensor_that_outlived_its_transformation_is_a_constant(reduction: str) -> None:
+    leaked = []
+
+    def leak(logits):
+        leaked.append(logits)
+        return logits.sum()
+
+    torch.func.grad(leak)(torch.zeros(2))
+    value = weighted(torch.ones(2), leaked[0], 2.0, reduction=reduction)
+    assert not value.requires_grad
+    torch.testing.assert_close(
+        value, weighted(torch.ones(2), torch.zeros(2), 2.0, reduction=reduction)
+    )
+
+
 PARSED = list(
     itertools.product(
         [torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bfloat16), torch.ones(2, 3).bool(),
