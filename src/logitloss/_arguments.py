@@ -106,6 +106,10 @@ def placement(array: Array, xp: Namespace) -> Any:
     return device_of(array)
 
 
+def refuse_layout(argument: str, layout: str) -> None:
+    raise TypeError(f"`{argument}` must be a dense tensor; got layout {layout}.")
+
+
 def resolve_targets(labels: object, targets: object) -> object:
     """The labels of the TF 1.x call, which may come under either name."""
     if targets is None:

@@ -37,7 +37,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from logitloss import _formula
-from logitloss._arguments import Arguments
+from logitloss._arguments import Arguments, refuse_layout
 from logitloss._backends import numpy as numpy_backend
 from logitloss._kernel import kernel
 
@@ -90,6 +90,8 @@ def parse(
     """
     if not (isinstance(labels, Tensor) and isinstance(logits, Tensor)):
         return None
+    _check_dense("labels", labels)
+    _check_dense("logits", logits)
     dtype = logits.dtype
     # There is no promotion of the 8-bit formats.
     if labels.dtype is not dtype and labels.dtype in _FLOATING:
@@ -109,6 +111,11 @@ def parse(
             weight = float(weight)
         return Arguments(xp, labels, logits, pos_weight, weight, dtype)
     return None
+
+
+def _check_dense(argument: str, tensor: Tensor) -> None:
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        refuse_layout(argument, "nested" if tensor.is_nested else str(tensor.layout))
 
 
 def _is_coefficient(value: object, logits: Tensor) -> bool:
