@@ -180,9 +180,17 @@ def test_transformations_meet_the_closed_form(transformation: str, label: float)
     np.testing.assert_array_max_ulp(apply(slope, jnp.asarray(logits)), hessian, 4)
 
 
-def test_own_log1p_is_accurate() -> None:
-    from logitloss._backends.jax import _log1p
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", -25.8), ("float64", -55.5)])
+def test_bounds_of_the_polynomials(dtype: str, bound: float) -> None:
+    coefficients = [mpf(c) for c in reversed(backend._LOG1P[dtype])]
+    for i in range(1, 1001):
+        e = mpf(i) / 1000
+        error = e * (1 + mp.polyval(coefficients, e - mpf(1) / 2)) / mp.log1p(e) - 1
+        assert abs(error) <= mpf(2) ** bound
 
+
+def test_own_log1p_is_accurate() -> None:
+    _log1p = backend._log1p
     for dtype in ("float32", "float64"):
         e = np.concatenate([np.linspace(0, 1, 2001), np.exp(-np.linspace(0, 87, 501))])
         e = e.astype(dtype)

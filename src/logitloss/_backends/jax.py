@@ -212,8 +212,8 @@ def _by_pos_weight(order: int, labels: Array, logits: Array, pos_weight: Array) 
     return labels * jnp.where((labels == 0) & jnp.isinf(slope), 0, slope)
 
 
-# log1p(e) / e - 1 for 0 <= e <= 1 in powers of e - 1/2, from the lowest: what _kernel/constants.py
-# fits with LOG_CENTRE = 1. The relative errors of log1p are 2^-25.9 and 2^-55.5.
+# log1p(e) / e - 1 for 0 <= e <= 1 in powers of e - 1/2, from the lowest: LOG1P_32 and LOG1P_64 of
+# _kernel/constants.py. The relative errors of log1p are 2^-25.8 and 2^-55.5.
 _LOG1P_FLOAT32 = """
     -0x1.833704p-3 -0x1.2773a6p-2 0x1.0f955p-3 -0x1.153fb2p-4 0x1.2c1e28p-5
     -0x1.510612p-6 0x1.7b53cap-7 -0x1.ba5cc4p-8 0x1.584892p-8 -0x1.a93344p-9
