@@ -356,6 +356,17 @@ def test_numpy_beside_traced_arrays() -> None:
     np.testing.assert_array_max_ulp(got, expected, 4)
 
 
+def test_subnormals_are_zeros() -> None:
+    """As inputs and as results: XLA's CPU computes so, and docs/backends.md says it."""
+    points = np.float32([[1, 0, 1e-40], [0, -100, 1], [1e-40, -1e38, 1]])
+    assert all(weighted(*point[:, None]) > 0 for point in points)
+    for run in (weighted, jax.jit(weighted)):
+        np.testing.assert_array_equal(run(*map(jnp.asarray, points.T)), 0)
+    # What is normal in the end is right, although exp(-100) is not.
+    lifted = [np.full(1, value, "float32") for value in (1, 100, 1e30)]
+    np.testing.assert_array_max_ulp(weighted(*map(jnp.asarray, lifted)), weighted(*lifted), 4)
+
+
 @pytest.mark.parametrize("name", [None, "cost_of_clicks"])
 def test_name_is_a_named_scope(name: str | None) -> None:
     lowered = jax.jit(lambda x: sigmoid_loss(x, x, name)).lower(jnp.ones(2))
