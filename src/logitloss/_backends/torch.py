@@ -331,7 +331,9 @@ def _plain(
         return None
     if not (labels.is_contiguous() and logits.is_contiguous()):
         return None
-    pos_weight, weight = _flat(pos_weight, logits), _flat(weight, logits)
+    if type(pos_weight) is not float:
+        pos_weight = _flat(pos_weight, logits)
+    weight = 1.0 if weight is None else _flat(weight, logits)
     if pos_weight is None or weight is None:
         return None
     shape, size, dtype = logits.shape, logits.numel(), _NUMPY_DTYPES[logits.dtype]
@@ -362,10 +364,8 @@ def _plain(
     return value, None if gradient is None else torch.from_numpy(gradient.reshape(shape))
 
 
-def _flat(value: Tensor | float | None, logits: Tensor) -> Any:
+def _flat(value: Tensor | float, logits: Tensor) -> Any:
     """A coefficient as the kernel takes it; None if that is not one of the simple ones."""
-    if value is None:
-        return 1.0
     if not isinstance(value, Tensor):
         return value
     if value.dim() == 0:
