@@ -163,7 +163,8 @@ def _short_loss(inputs: Arguments, reduction: str) -> Tensor | None:
         or type(labels) is not Tensor
         or type(logits) not in _TYPES
         or dtype not in _NUMPY_DTYPES
-        or labels.dtype is not logits.dtype
+        or labels.dtype is not dtype
+        or logits.dtype is not dtype
         or not logits.is_cpu
         or _is_wrapper(labels)
         or _is_wrapper(logits)
