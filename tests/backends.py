@@ -20,12 +20,65 @@ DTYPES = {
     "array_api_strict-device1": _FULL,
     "array_api_strict-no_float64": ("float32",),
     "torch": (*_HALF, *_FULL),
+    "torch-cuda": (*_HALF, *_FULL),
     "jax": (*_HALF, *_FULL),
     "dask": (*_HALF, *_FULL),
     "cupy": ("float16", *_FULL),
+    "sparse": _FULL,
+    "ndonnx": _FULL,
 }
 
 NAMES = tuple(DTYPES)
+
+
+@dataclass(frozen=True)
+class No:
+    """Why a library lacks something, and what a try at it raises."""
+
+    reason: str
+    error: type[Exception]
+    message: str
+
+
+_NO_OUT = {"out": No("Its arrays cannot be written to.", TypeError, "`out` must be None for")}
+_NO_GRADIENT = No(
+    "It does not differentiate; `value_and_grad` and `grad_and_hess` give the closed forms.",
+    AttributeError,
+    "has no attribute 'grad'",
+)
+_NO_DERIVATIVES = {"gradient": _NO_GRADIENT, "second derivative": _NO_GRADIENT}
+_NO_COMPILER = {
+    "compile": No("It has no compiler for Python functions.", AttributeError, "attribute 'jit'")
+}
+_EAGER = {"lazy": No("It computes at once, unless compiled.", AttributeError, "'compute'")}
+_ONE_DEVICE = {"devices": No("It knows one device.", IndexError, "out of range")}
+
+# What can be asked of a backend, in the order of the table in docs/backends.md.
+CAPABILITIES = (
+    "loss",
+    "reductions",
+    "value_and_grad",
+    "grad_and_hess",
+    "out",
+    "gradient",
+    "second derivative",
+    "compile",
+    "lazy",
+    "devices",
+)
+
+# The libraries of that table, and what they cannot do.
+LACKS: dict[str, dict[str, No]] = {
+    "numpy": _NO_DERIVATIVES | _NO_COMPILER | _EAGER | _ONE_DEVICE,
+    "torch": _EAGER,
+    "torch-cuda": _EAGER,
+    "jax": _NO_OUT | _EAGER,
+    "dask": _NO_OUT | _NO_DERIVATIVES | _NO_COMPILER,
+    "cupy": _NO_DERIVATIVES | _NO_COMPILER | _EAGER,
+    "array_api_strict": _NO_DERIVATIVES | _NO_COMPILER | _EAGER,
+    "sparse": _NO_OUT | _NO_DERIVATIVES | _NO_COMPILER | _EAGER | _ONE_DEVICE,
+    "ndonnx": _NO_DERIVATIVES | _ONE_DEVICE,
+}
 
 
 @dataclass(frozen=True)
@@ -95,12 +148,14 @@ def _array_api_strict(name: str, device: str) -> Backend:
     )
 
 
-def _torch() -> Backend:
+def _torch(device: str) -> Backend:
     torch = pytest.importorskip("torch")
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch finds no GPU")
 
     def asarray(values: np.ndarray, dtype: str) -> Any:
         widened = values.astype("float32" if values.dtype.name == "bfloat16" else values.dtype)
-        return torch.asarray(widened).to(getattr(torch, dtype))
+        return torch.asarray(widened).to(getattr(torch, dtype)).to(device)
 
     def to_numpy(tensor: Any) -> np.ndarray:
         tensor = tensor.detach().cpu()
@@ -113,7 +168,7 @@ def _torch() -> Backend:
         to_numpy=to_numpy,
         array_type=torch.Tensor,
         dtypes=DTYPES["torch"],
-        device=torch.device("cpu"),
+        device=torch.asarray(0.0, device=device).device,
     )
 
 
@@ -165,6 +220,30 @@ def _cupy() -> Backend:
     )
 
 
+def _sparse() -> Backend:
+    sparse = pytest.importorskip("sparse")
+    return Backend(
+        name="sparse",
+        library=sparse,
+        asarray=lambda values, dtype: sparse.COO.from_numpy(values.astype(dtype)),
+        to_numpy=lambda array: array.todense(),
+        array_type=sparse.COO,
+        dtypes=DTYPES["sparse"],
+    )
+
+
+def _ndonnx() -> Backend:
+    ndonnx = pytest.importorskip("ndonnx")
+    return Backend(
+        name="ndonnx",
+        library=ndonnx,
+        asarray=lambda values, dtype: ndonnx.asarray(values.astype(dtype)),
+        to_numpy=lambda array: array.unwrap_numpy(),
+        array_type=ndonnx.Array,
+        dtypes=DTYPES["ndonnx"],
+    )
+
+
 @functools.cache
 def get(name: str) -> Backend:
     """The backend of that name, or a skip that says what is missing."""
@@ -173,12 +252,16 @@ def get(name: str) -> Backend:
             return _numpy()
         case ["array_api_strict", *device]:
             return _array_api_strict(name, *(device or ["CPU_DEVICE"]))
-        case ["torch"]:
-            return _torch()
+        case ["torch", *device]:
+            return _torch(*(device or ["cpu"]))
         case ["jax"]:
             return _jax()
         case ["dask"]:
             return _dask()
         case ["cupy"]:
             return _cupy()
+        case ["sparse"]:
+            return _sparse()
+        case ["ndonnx"]:
+            return _ndonnx()
     raise ValueError(name)

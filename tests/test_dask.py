@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import backends
 import numpy as np
@@ -11,6 +16,7 @@ import pytest
 import logitloss
 from logitloss import _losses
 from logitloss import weighted_cross_entropy_with_logits as weighted
+from logitloss._backends import numpy as numpy_backend
 from logitloss._kernel import kernel
 
 dask = pytest.importorskip("dask")
@@ -153,12 +159,40 @@ def test_reductions_are_those_of_numpy_whatever_the_chunks(
             np.testing.assert_array_max_ulp(gradient, slopes, 2)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_only_the_last_step_rounds(dtype: str) -> None:
+    generator = np.random.default_rng(5)
+    labels, weight = (generator.random(2000).astype(dtype) for _ in range(2))
+    logits = (generator.normal(size=2000) * 6).astype(dtype)
+    for reduction in REDUCTIONS[1:]:
+        options = {"weight": weight, "reduction": reduction}
+        expected = logitloss.value_and_grad(labels, logits, 2.5, **options)
+        for chunks in (7, 600):
+            arrays = [da.from_array(a, chunks=chunks) for a in (labels, logits)]
+            got = compute(*logitloss.value_and_grad(*arrays, 2.5, **options))
+            alone = compute(weighted(*arrays, 2.5, **options))
+            np.testing.assert_array_equal(alone[0], expected[0])
+            for mine, theirs in zip(got, expected, strict=True):
+                np.testing.assert_array_equal(mine, theirs)
+
+
 def test_half_precision_sums_of_chunks_do_not_overflow() -> None:
     logits = da.full(4000, 600.0, chunks=1000, dtype="float16")
     labels = da.zeros(4000, chunks=1000, dtype="float16")
     for reduction in ("mean", "weighted_mean"):
         loss = weighted(labels, logits, 1.0, reduction=reduction)
         assert compute(loss) == (np.float16(600),)
+
+
+def test_float32_sums_of_chunks_are_not_rounded() -> None:
+    # Losses of 2^24 and twice 0.9. Rounded to float32 the first chunk's sum would be 2^24.
+    logits = np.float32([2**24, 0.378, 0.378, -50])
+    arrays = [da.from_array(a, chunks=2) for a in (np.zeros(4, "float32"), logits)]
+    for value in (
+        weighted(*arrays, 1.0, reduction="sum"),
+        logitloss.value_and_grad(*arrays, reduction="sum")[0],
+    ):
+        assert compute(value) == (np.float32(2**24 + 2),)
 
 
 @pytest.mark.parametrize("chunks", [1, 3])
@@ -207,23 +241,22 @@ def test_weighted_mean_of_unknown_size_broadcasts_the_weight() -> None:
 
 @pytest.mark.parametrize("reduction", [*REDUCTIONS, "grad_and_hess"])
 def test_two_results_cost_one_pass(reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
-
     arrays, calls = lazy(data()), []
-    for name in ("value_and_grad", "grad_and_hess"):
-        function = getattr(_losses, name)
+    for name in ("loss", "total", "value_and_grad", "grad_and_hess"):
+        function = getattr(numpy_backend, name)
 
-        def counted(labels, *args, function=function, **options):
-            if isinstance(labels, np.ndarray):
-                calls.append(labels.shape)
-            return function(labels, *args, **options)
+        def counted(*args, name=name, function=function):
+            calls.append(name)
+            return function(*args)
 
-        monkeypatch.setattr(_losses, name, counted)
+        monkeypatch.setattr(numpy_backend, name, counted)
     if reduction == "grad_and_hess":
-        pair = _losses.grad_and_hess(**arrays)
+        pair = logitloss.grad_and_hess(**arrays)
     else:
-        pair = _losses.value_and_grad(**arrays, reduction=reduction)
+        pair = logitloss.value_and_grad(**arrays, reduction=reduction)
     compute(*pair)
-    assert calls == [(2, 5)] * 6
+    whole = {"none": "value_and_grad", "grad_and_hess": "grad_and_hess"}
+    assert calls == [whole.get(reduction, "total")] * 6
 
 
 @pytest.mark.parametrize("name", [None, "cost_of_clicks"])
@@ -301,3 +334,25 @@ def test_tasks_use_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         kernel.set_threads(0)
     assert threads == [1, 1]
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "scale_out.md"
+PROGRAMS = re.findall(r"(?<!-->\n)```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+NEEDS = {"dask.distributed": "distributed", "dask.dataframe": "pyarrow", "zarr": "zarr"}
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=["cluster", "parquet", "zarr"])
+def test_documented_programs(program: str, tmp_path: Path) -> None:
+    for word, package in NEEDS.items():
+        if word in program:
+            pytest.importorskip(package)
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    run = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == re.findall(r"print\(.*\)  # (.*)", program)

@@ -294,3 +294,18 @@ def test_dask_of_unknown_size() -> None:
     labels, logits = (dask.array(a.ravel())[dask.array(keep)] for a in (LABELS, LOGITS))
     mean = weighted(labels, logits, 2.0, reduction="mean")
     np.testing.assert_allclose(mean.compute(), expected(pos_weight=2.0).mean(), rtol=1e-14)
+
+
+def test_array_api_strict_at_its_strictest() -> None:
+    strict = pytest.importorskip("array_api_strict")
+    arrays = [strict.asarray(a) for a in (LABELS, LOGITS, POS_WEIGHT, LABELS + 1)]
+    *arguments, weight = arrays
+    with strict.ArrayAPIStrictFlags(
+        boolean_indexing=False, data_dependent_shapes=False, enabled_extensions=()
+    ):
+        for reduction in ("none", "sum", "mean", "weighted_mean"):
+            loss, _ = logitloss.value_and_grad(*arguments, weight=weight, reduction=reduction)
+            got = weighted(*arguments, weight=weight, reduction=reduction)
+            assert bool(strict.all(got == loss))
+        gradient, hessian = logitloss.grad_and_hess(*arguments, weight=weight)
+    assert gradient.shape == hessian.shape == LABELS.shape

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import backends
 import numpy as np
@@ -20,6 +22,9 @@ from logitloss import weighted_cross_entropy_with_logits as weighted
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
+
+from logitloss._backends import jax as backend  # noqa: E402
+
 BACKEND = backends.get("jax")
 
 inf, nan = math.inf, math.nan
@@ -175,9 +180,17 @@ def test_transformations_meet_the_closed_form(transformation: str, label: float)
     np.testing.assert_array_max_ulp(apply(slope, jnp.asarray(logits)), hessian, 4)
 
 
-def test_own_log1p_is_accurate() -> None:
-    from logitloss._backends.jax import _log1p
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", -25.8), ("float64", -55.5)])
+def test_bounds_of_the_polynomials(dtype: str, bound: float) -> None:
+    coefficients = [mpf(c) for c in reversed(backend._LOG1P[dtype])]
+    for i in range(1, 1001):
+        e = mpf(i) / 1000
+        error = e * (1 + mp.polyval(coefficients, e - mpf(1) / 2)) / mp.log1p(e) - 1
+        assert abs(error) <= mpf(2) ** bound
 
+
+def test_own_log1p_is_accurate() -> None:
+    _log1p = backend._log1p
     for dtype in ("float32", "float64"):
         e = np.concatenate([np.linspace(0, 1, 2001), np.exp(-np.linspace(0, 87, 501))])
         e = e.astype(dtype)
@@ -186,9 +199,52 @@ def test_own_log1p_is_accurate() -> None:
             assert max(reference.distances(np.asarray(log1p(jnp.asarray(e))), true, dtype)) <= 1.3
 
 
+@pytest.fixture(params=["few", "many"])
+def count(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Add up any number of losses as few, or as many of them."""
+    monkeypatch.setattr(backend, "_MANY", math.inf if request.param == "few" else 0)
+    jax.clear_caches()
+    yield request.param
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("pos_weight", [0.0, 1.0, 1e30])
+def test_sums_of_any_values(count: str, pos_weight: float, dtype: str) -> None:
+    magnitudes = [0.0, 1e-10, 0.5, 3.0, 30.0, 86.0, 88.0, 100.0, 103.0, 700.0, 740.0, 1e4, inf]
+    logits = np.array([*magnitudes, *(-m for m in magnitudes)]).astype(dtype)
+    smallest = reference.smallest_normal(dtype)
+    total = jax.jit(lambda z, x: weighted(z, x, pos_weight, reduction="sum"))
+    for label in (0.0, 1.0, 0.25):
+        for logit in logits:
+            labels = np.full(1, label, dtype)
+            got = total(labels, logit[None])
+            # In float64 nothing overflows but what does so in exact arithmetic.
+            expected = weighted(labels.astype(float), logit[None].astype(float), pos_weight)
+            if np.isfinite(expected) and expected > smallest:
+                assert reference.distances([got], map(reference.exact, expected), dtype)[0] <= 4
+            elif not np.isfinite(expected) or expected == 0:
+                np.testing.assert_array_equal(got, expected[0].astype(dtype))
+
+
+def test_many_losses_are_few_ones_again() -> None:
+    """An ordinary sum of so many that they are added up in another way."""
+    generator = np.random.default_rng(0)
+    size = backend._MANY + 3
+    logits = jnp.asarray(generator.normal(size=size) * 5, "float32")
+    labels = jnp.asarray(generator.random(size), "float32")
+    for spoilt in (logits, logits.at[5].set(100), logits.at[7].set(-inf)):
+        given = labels.at[7].set(0), spoilt, 3.0
+        expected, slopes = logitloss.value_and_grad(*map(np.asarray, given), reduction="mean")
+        mean = functools.partial(weighted, pos_weight=3.0, reduction="mean")
+        value, gradient = jax.jit(jax.value_and_grad(mean, 1))(*given[:2])
+        np.testing.assert_array_max_ulp(value, expected, 2)
+        np.testing.assert_allclose(gradient, slopes, rtol=1e-6, atol=2e-13)
+
+
 @pytest.mark.parametrize("argument", range(4))
 @pytest.mark.parametrize("reduction", ["sum", "mean", "weighted_mean"])
-def test_gradients_of_reductions(reduction: str, argument: int) -> None:
+def test_gradients_of_reductions(count: str, reduction: str, argument: int) -> None:
     generator = np.random.default_rng(7)
     labels, logits = generator.random((4, 3)), generator.normal(size=(4, 3)) * 4
     pos_weight, weight = generator.random(3) + 0.5, generator.random((4, 1)) + 0.5
@@ -298,6 +354,17 @@ def test_numpy_beside_traced_arrays() -> None:
     assert got.dtype == "float32"
     expected = weighted(labels, logits, pos_weight, weight=[1.0, 0.5])
     np.testing.assert_array_max_ulp(got, expected, 4)
+
+
+def test_subnormals_are_zeros() -> None:
+    """As inputs and as results: XLA's CPU computes so, and docs/backends.md says it."""
+    points = np.float32([[1, 0, 1e-40], [0, -100, 1], [1e-40, -1e38, 1]])
+    assert all(weighted(*point[:, None]) > 0 for point in points)
+    for run in (weighted, jax.jit(weighted)):
+        np.testing.assert_array_equal(run(*map(jnp.asarray, points.T)), 0)
+    # What is normal in the end is right, although exp(-100) is not.
+    lifted = [np.full(1, value, "float32") for value in (1, 100, 1e30)]
+    np.testing.assert_array_max_ulp(weighted(*map(jnp.asarray, lifted)), weighted(*lifted), 4)
 
 
 @pytest.mark.parametrize("name", [None, "cost_of_clicks"])

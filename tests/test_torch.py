@@ -587,6 +587,31 @@ def test_subclass_comes_back() -> None:
     torch.testing.assert_close(got.as_subclass(torch.Tensor), expected)
 
 
+LAYOUTS = {
+    "sparse_coo": torch.Tensor.to_sparse,
+    "sparse_csr": torch.Tensor.to_sparse_csr,
+    "_mkldnn": torch.Tensor.to_mkldnn,
+    "nested": lambda t: torch.nested.nested_tensor([t, t]),
+    "nested jagged": lambda t: torch.nested.nested_tensor([t, t], layout=torch.jagged),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning", "ignore:The PyTorch API of nested")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_other_layouts_are_refused(layout: str) -> None:
+    tensor = LAYOUTS[layout](torch.eye(3))
+    message = f"`{{}}` must be a dense tensor; got layout .*{layout.split()[0]}"
+    for call in (
+        lambda *pair: weighted(*pair, 2.0),
+        lambda *pair: weighted(*pair, 2.0, reduction="mean"),
+        lambda *pair: logitloss.grad_and_hess(*pair, 2.0),
+    ):
+        with pytest.raises(TypeError, match=message.format("labels")):
+            call(tensor, tensor)
+        with pytest.raises(TypeError, match=message.format("logits")):
+            call(torch.eye(3), tensor)
+
+
 def test_other_devices_keep_their_own() -> None:
     labels, logits = torch.rand(3, 2, device="meta"), torch.rand(3, 2, device="meta")
     value, gradient = logitloss.value_and_grad(labels, logits, 2.0, reduction="mean")
@@ -801,6 +826,22 @@ def test_plain_call_looks_at_a_scalar_pos_weight() -> None:
     assert weighted(labels, logits, pos_weight.requires_grad_()).requires_grad
     with pytest.raises(ValueError, match="must be on the same device"):
         weighted(labels, logits, torch.tensor(2.0, device="meta"))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_a_tensor_that_outlived_its_transformation_is_a_constant(reduction: str) -> None:
+    leaked = []
+
+    def leak(logits):
+        leaked.append(logits)
+        return logits.sum()
+
+    torch.func.grad(leak)(torch.zeros(2))
+    value = weighted(torch.ones(2), leaked[0], 2.0, reduction=reduction)
+    assert not value.requires_grad
+    torch.testing.assert_close(
+        value, weighted(torch.ones(2), torch.zeros(2), 2.0, reduction=reduction)
+    )
 
 
 PARSED = list(

@@ -14,6 +14,7 @@ from array_api_compat import (
     is_dask_namespace,
     is_jax_namespace,
     is_numpy_namespace,
+    is_pydata_sparse_namespace,
     is_writeable_array,
 )
 from array_api_compat import device as device_of
@@ -103,6 +104,10 @@ def placement(array: Array, xp: Namespace) -> Any:
     if is_numpy_namespace(xp) or is_jax_namespace(xp) or is_dask_namespace(xp):
         return None
     return device_of(array)
+
+
+def refuse_layout(argument: str, layout: str) -> None:
+    raise TypeError(f"`{argument}` must be a dense tensor; got layout {layout}.")
 
 
 def resolve_targets(labels: object, targets: object) -> object:
@@ -325,9 +330,10 @@ def _result_shape(arguments: Arguments, reduction: str) -> tuple[Any, ...]:
 
 
 def _check_writable_in_place(arguments: Arguments) -> None:
-    if is_jax_namespace(arguments.xp) or is_dask_namespace(arguments.xp):
+    xp = arguments.xp
+    if is_jax_namespace(xp) or is_dask_namespace(xp) or is_pydata_sparse_namespace(xp):
         raise TypeError(
-            f"`out` must be None for {_library(arguments.xp)} arrays, which cannot be written "
+            f"`out` must be None for {_library(xp)} arrays, which cannot be written "
             "in place; got an output."
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable
@@ -9,12 +10,13 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, is_numpy_namespace
 from dask.array.utils import meta_from_array
 
 from logitloss import _losses
-from logitloss._arguments import Arguments
+from logitloss._arguments import Arguments, parse
 from logitloss._backends import generic
+from logitloss._backends import numpy as numpy_backend
 from logitloss._config import one_thread
 from logitloss._formula import Array
 
@@ -28,9 +30,8 @@ def loss(arguments: Arguments, reduction: str, out: Array | None, name: str | No
     name = name or _NAME
     if reduction == "none":
         return _chunkwise(_loss, arguments, name)
-    wide = _widened(arguments)
-    sums = _chunkwise(_loss_sum, wide, name)
-    return _reduced(sums, _divisor(wide, reduction), arguments, name)
+    sums = _chunkwise(_sum_of_losses, arguments, name)
+    return _reduced(sums, _divisor(arguments, reduction), arguments, name)
 
 
 def value_and_grad(
@@ -38,9 +39,8 @@ def value_and_grad(
 ) -> tuple[Array, Array]:
     if reduction == "none":
         return _two(_value_and_grad, arguments, "value", "gradient")
-    wide = _widened(arguments)
-    pairs = _chunkwise(_sum_and_grad, wide, _NAME)
-    divisor = _divisor(wide, reduction)
+    pairs = _chunkwise(_sum_and_grad, arguments, _NAME)
+    divisor = _divisor(arguments, reduction)
     sums = _item(pairs, 0, "sum")
     gradient = _item(pairs, 1, "gradient")
     gradient = _divided(gradient, divisor, wide.weight, arguments.dtype, "gradient")
@@ -54,42 +54,70 @@ def grad_and_hess(arguments: Arguments, out: tuple[Array, Array] | None) -> tupl
 # The tasks: one for each chunk.
 
 
-def _loss(labels: Array, logits: Array, pos_weight: Any, weight: Any, **options: Any) -> Any:
+def _single_threaded(task: Callable[..., Any]) -> Callable[..., Any]:
     # Dask runs as many tasks as there are processors: threads within them would only compete.
-    with one_thread():
-        return _losses.weighted_cross_entropy_with_logits(
-            labels, logits, pos_weight, weight=weight, **options
-        )
+    @functools.wraps(task)
+    def run(*operands: Any) -> Any:
+        with one_thread():
+            return task(*operands)
+
+    return run
 
 
+@_single_threaded
+def _loss(labels: Array, logits: Array, pos_weight: Any, weight: Any) -> Array:
+    return _losses.weighted_cross_entropy_with_logits(labels, logits, pos_weight, weight=weight)
+
+
+@_single_threaded
 def _value_and_grad(
-    labels: Array, logits: Array, pos_weight: Any, weight: Any, **options: Any
-) -> tuple[Any, Array]:
-    with one_thread():
-        return _losses.value_and_grad(labels, logits, pos_weight, weight=weight, **options)
+    labels: Array, logits: Array, pos_weight: Any, weight: Any
+) -> tuple[Array, Array]:
+    return _losses.value_and_grad(labels, logits, pos_weight, weight=weight)
 
 
+@_single_threaded
 def _grad_and_hess(
     labels: Array, logits: Array, pos_weight: Any, weight: Any
 ) -> tuple[Array, Array]:
-    with one_thread():
-        return _losses.grad_and_hess(labels, logits, pos_weight, weight=weight)
+    return _losses.grad_and_hess(labels, logits, pos_weight, weight=weight)
 
 
-def _loss_sum(labels: Array, logits: Array, pos_weight: Any, weight: Any) -> Array:
-    return _as_chunk(_loss(labels, logits, pos_weight, weight, reduction="sum"), logits)
+# Half precision stays float32 in the next two, and the sum float64: the last step rounds.
 
 
+@_single_threaded
+def _sum_of_losses(labels: Array, logits: Array, pos_weight: Any, weight: Any) -> Array:
+    arguments = parse(labels, logits, pos_weight, weight)
+    if _is_for_kernel(arguments):
+        return _as_chunk(np.float64(numpy_backend.total(arguments)), logits)
+    labels, logits, pos_weight, weight = generic.prepare(arguments)[1:5]
+    return _sum(_loss(labels, logits, pos_weight, weight))
+
+
+@_single_threaded
 def _sum_and_grad(
     labels: Array, logits: Array, pos_weight: Any, weight: Any
 ) -> tuple[Array, Array]:
-    total, gradient = _value_and_grad(labels, logits, pos_weight, weight, reduction="sum")
-    return _as_chunk(total, logits), gradient
+    arguments = parse(labels, logits, pos_weight, weight)
+    if _is_for_kernel(arguments):
+        gradient = np.empty_like(logits, dtype=np.result_type(arguments.dtype, np.float32))
+        total = numpy_backend.total(arguments, gradient)
+        return _as_chunk(np.float64(total), logits), gradient
+    labels, logits, pos_weight, weight = generic.prepare(arguments)[1:5]
+    values, gradient = _value_and_grad(labels, logits, pos_weight, weight)
+    return _sum(values), gradient
 
 
-def _as_chunk(total: Any, logits: Array) -> Array:
-    xp = array_namespace(logits)
-    return xp.reshape(generic.total(xp.asarray(total), xp), (1,) * logits.ndim)
+def _is_for_kernel(arguments: Arguments) -> bool:
+    # Not long double, where it is longer than double.
+    return is_numpy_namespace(arguments.xp) and arguments.dtype.itemsize <= 8
+
+
+def _as_chunk(total: Any, like: Array) -> Array:
+    """One number in the shape of a chunk."""
+    xp = array_namespace(like)
+    return xp.reshape(xp.asarray(total), (1,) * like.ndim)
 
 
 # The graph.
@@ -117,13 +145,6 @@ def _item(pairs: Array, index: int, name: str) -> Array:
     axes = tuple(range(pairs.ndim))
     getter = operator.itemgetter(index)
     return da.blockwise(getter, axes, pairs, axes, token=name, dtype=pairs.dtype, meta=pairs._meta)
-
-
-def _widened(arguments: Arguments) -> Arguments:
-    """Half precision as float32: the sum of a chunk may be beyond it."""
-    if arguments.dtype.itemsize > 2:
-        return arguments
-    return generic.prepare(arguments)._replace(dtype=np.dtype(np.float32))
 
 
 def _divisor(arguments: Arguments, reduction: str) -> Array | float:
@@ -157,7 +178,7 @@ def _total(array: Array) -> Array:
 # the result does not depend on how the tree has grown.
 
 
-def _sum(chunk: Array, axis: Any, keepdims: bool) -> Array:
+def _sum(chunk: Array, axis: Any = None, keepdims: bool = True) -> Array:
     return _as_chunk(generic.total(chunk, array_namespace(chunk)), chunk)
 
 

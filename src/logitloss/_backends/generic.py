@@ -117,9 +117,12 @@ def _accumulator(values: Array, xp: Namespace) -> Any:
 
 def _divisor(inputs: Arguments, reduction: str) -> Array:
     xp, logits = inputs.xp, inputs.logits
-    if reduction == "weighted_mean" and inputs.weight is not None:
-        return total(xp.broadcast_to(inputs.weight, logits.shape), xp)
     size = size_of(logits)
+    if reduction == "weighted_mean" and inputs.weight is not None:
+        if size is None:
+            # There is no shape yet to broadcast to.
+            return total(inputs.weight * xp.ones_like(logits), xp)
+        return total(xp.broadcast_to(inputs.weight, logits.shape), xp)
     if size is None:
         return total(xp.ones_like(logits), xp)
     return xp.asarray(size, dtype=_accumulator(logits, xp), device=placement(logits, xp))

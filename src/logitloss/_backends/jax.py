@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from logitloss import _formula
@@ -57,15 +58,21 @@ def _results(
 ) -> list[Array]:
     """The weighted loss and its derivatives by the logits, of those orders."""
     inputs = generic.prepare(Arguments(jnp, labels, logits, pos_weight, weight, dtype))
-    live = _without_masked(inputs)
     results = []
     for order in orders:
-        values = _derivative(order, live.labels, live.logits, live.pos_weight)
-        if inputs.weight is not None:
-            values = inputs.weight * values
+        if order == 0 and reduction != "none":
+            total = _total(inputs.labels, inputs.logits, inputs.pos_weight, inputs.weight)
+            results.append(generic.reduce(total, inputs, reduction))
+            continue
         finish = generic.reduce_gradient if order else generic.reduce
-        results.append(finish(values, inputs, reduction))
+        results.append(finish(_weighted(order, inputs), inputs, reduction))
     return results
+
+
+def _weighted(order: int, inputs: Arguments) -> Array:
+    live = _without_masked(inputs)
+    values = _derivative(order, live.labels, live.logits, live.pos_weight)
+    return values if inputs.weight is None else inputs.weight * values
 
 
 def _without_masked(inputs: Arguments) -> Arguments:
@@ -87,13 +94,78 @@ def _without_masked(inputs: Arguments) -> Arguments:
     )
 
 
+# Elements from which on it pays to keep a sum from being written to memory first.
+_MANY = 2**21
+
+
+@jax.custom_jvp
+def _total(labels: Array, logits: Array, pos_weight: Array, weight: Array | None) -> Array:
+    """The sum of the weighted losses.
+
+    XLA's CPU compiler makes one loop of a sum and of what feeds it, unless that compares: then it
+    writes losses to memory and adds them up from there. So large sums are taken of a form without
+    comparisons first, which is NaN wherever they would matter.
+    """
+    operands = labels, logits, pos_weight, weight
+    if logits.size < _MANY:
+        return _careful_total(*operands)
+    # Constants would become arrays, if they were seen to be constant; and so would what the
+    # gradient has in common with the sum.
+    one = jnp.ones((), logits.dtype)
+    hidden = jax.lax.optimization_barrier((*operands, one, 0 * one))  # type: ignore[no-untyped-call]
+    labels, logits, pos_weight, weight, one, zero = hidden
+    values = _loss_without_care(labels, logits, pos_weight, one, zero)
+    total = generic.total(values if weight is None else weight * values, jnp)
+    return jax.lax.cond(jnp.isnan(total), _careful_total, lambda *_: total, *operands)
+
+
+def _loss_without_care(
+    labels: Array, logits: Array, pos_weight: Array, one: Array, zero: Array
+) -> Array:
+    """The loss, or NaN: at zero times infinity, and where exp(-|x|) falls below normal numbers."""
+    negative_cost, positive_cost = one - labels, pos_weight * labels
+    positive = jnp.maximum(logits, zero)
+    limits = np.finfo(logits.dtype)
+    to_the_limit = logits * float(limits.max / -np.log(limits.smallest_normal))
+    return (
+        negative_cost * positive
+        + positive_cost * (positive - logits)
+        + (negative_cost + positive_cost) * jnp.log1p(jnp.exp(-jnp.abs(logits)))
+        + (to_the_limit - to_the_limit)
+    )
+
+
+def _careful_total(labels: Array, logits: Array, pos_weight: Array, weight: Array | None) -> Array:
+    inputs = Arguments(jnp, labels, logits, pos_weight, weight, logits.dtype)
+    return generic.total(_weighted(0, inputs), jnp)
+
+
+@functools.partial(_total.defjvp, symbolic_zeros=True)
+def _total_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    value = _total(*primals)
+    varying = [
+        index
+        for index, tangent in enumerate(tangents)
+        if not (tangent is None or isinstance(tangent, SymbolicZero))
+    ]
+
+    def total(*varied: Array) -> Array:
+        operands = list(primals)
+        for index, operand in zip(varying, varied, strict=True):
+            operands[index] = operand
+        return _careful_total(*operands)
+
+    _, tangent = jax.jvp(
+        total, [primals[index] for index in varying], [tangents[index] for index in varying]
+    )
+    return value, tangent
+
+
 def _summable_loss(
     labels: Array, logits: Array, pos_weight: Array, xp: _formula.Namespace
 ) -> Array:
     values = _formula.loss(labels, logits, pos_weight, xp)
-    # XLA's CPU compiler takes the operations that feed a sum into the summing loop, one by one up
-    # to the first it does not know there, and what they share becomes a temporary array each: ten
-    # times slower. It does not know `where`.
+    # Keeps a sum from taking the comparisons of the formula apart: see _total.
     return jnp.where(jnp.isnan(values), jnp.nan, values)
 
 
@@ -140,8 +212,8 @@ def _by_pos_weight(order: int, labels: Array, logits: Array, pos_weight: Array) 
     return labels * jnp.where((labels == 0) & jnp.isinf(slope), 0, slope)
 
 
-# log1p(e) / e - 1 for 0 <= e <= 1 in powers of e - 1/2, from the lowest: what _kernel/constants.py
-# fits with LOG_CENTRE = 1. The relative errors of log1p are 2^-25.9 and 2^-55.5.
+# log1p(e) / e - 1 for 0 <= e <= 1 in powers of e - 1/2, from the lowest: LOG1P_32 and LOG1P_64 of
+# _kernel/constants.py. The relative errors of log1p are 2^-25.8 and 2^-55.5.
 _LOG1P_FLOAT32 = """
     -0x1.833704p-3 -0x1.2773a6p-2 0x1.0f955p-3 -0x1.153fb2p-4 0x1.2c1e28p-5
     -0x1.510612p-6 0x1.7b53cap-7 -0x1.ba5cc4p-8 0x1.584892p-8 -0x1.a93344p-9

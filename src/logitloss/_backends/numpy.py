@@ -163,6 +163,13 @@ def grad_and_hess(arguments: Arguments, out: tuple[ndarray, ndarray] | None) -> 
     return _deliver(gradient, gradient_out), _deliver(hessian, hessian_out)
 
 
+@_silently
+def total(arguments: Arguments, gradient: ndarray | None = None) -> float:
+    """The sum of the losses before it is rounded, for adding up parts; fills `gradient`."""
+    operation = kernel.LOSS if gradient is None else kernel.VALUE_AND_GRAD
+    return _run(operation, arguments, None, gradient, reduce=True)
+
+
 def _allocate(arguments: Arguments) -> ndarray:
     # In the memory order of the logits, so that Fortran arrays are read and written straight on.
     return np.empty_like(arguments.logits, dtype=arguments.dtype, subok=False)

@@ -37,7 +37,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from logitloss import _formula
-from logitloss._arguments import Arguments
+from logitloss._arguments import Arguments, refuse_layout
 from logitloss._backends import numpy as numpy_backend
 from logitloss._kernel import kernel
 
@@ -50,6 +50,7 @@ _NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
 _READABLE = (*_NUMPY_DTYPES, *_INTEGRAL)
 _TYPES = (Tensor, torch.nn.Parameter)
 _is_wrapper = torch._C._functorch.is_legacy_batchedtensor
+_is_functorch = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 def plain_loss(labels: object, logits: object, pos_weight: object) -> Tensor | None:
@@ -62,13 +63,16 @@ def plain_loss(labels: object, logits: object, pos_weight: object) -> Tensor | N
         or _is_traced()
         or torch.autograd.profiler._is_profiler_enabled
         or labels.requires_grad
-        or logits.requires_grad
     ):
         return None
     if type(pos_weight) is Tensor and pos_weight.dim() == 0:
         if pos_weight.requires_grad or not pos_weight.is_cpu:
             return None
         pos_weight = pos_weight.item()
+    if logits.requires_grad:
+        if labels.shape != logits.shape or not labels.is_cpu:
+            return None
+        return _short_loss(Arguments(xp, labels, logits, pos_weight, None, logits.dtype), "none")
     try:
         losses = kernel.plain_loss(labels.numpy(), logits.numpy(), pos_weight)
     except (RuntimeError, TypeError):
@@ -86,6 +90,8 @@ def parse(
     """
     if not (isinstance(labels, Tensor) and isinstance(logits, Tensor)):
         return None
+    _check_dense("labels", labels)
+    _check_dense("logits", logits)
     dtype = logits.dtype
     # There is no promotion of the 8-bit formats.
     if labels.dtype is not dtype and labels.dtype in _FLOATING:
@@ -105,6 +111,11 @@ def parse(
             weight = float(weight)
         return Arguments(xp, labels, logits, pos_weight, weight, dtype)
     return None
+
+
+def _check_dense(argument: str, tensor: Tensor) -> None:
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        refuse_layout(argument, "nested" if tensor.is_nested else str(tensor.layout))
 
 
 def _is_coefficient(value: object, logits: Tensor) -> bool:
@@ -132,11 +143,43 @@ def loss(arguments: Arguments, reduction: str, out: Tensor | None, name: str | N
 
 
 def _loss(arguments: Arguments, reduction: str, out: Tensor | None) -> Tensor:
+    value = _short_loss(arguments, reduction) if out is None else None
+    if value is not None:
+        return value
     inputs = _prepare(arguments, out)
     tensors = _tensors(inputs[1:5])
     if _is_eager(tensors) and not _needs_grad(tensors):
         return _deliver(_kernel_loss(inputs, reduction, out), inputs, out)
     return _deliver(_differentiable_loss(inputs, reduction), inputs, out)
+
+
+def _short_loss(inputs: Arguments, reduction: str) -> Tensor | None:
+    """The loss of a few elements in less time than PyTorch takes, or None in an uncommon case."""
+    _, labels, logits, pos_weight, weight, dtype = inputs
+    if (
+        torch.compiler.is_compiling()
+        or type(pos_weight) is not float
+        or weight is not None
+        or type(labels) is not Tensor
+        or type(logits) not in _TYPES
+        or dtype not in _NUMPY_DTYPES
+        or labels.dtype is not dtype
+        or logits.dtype is not dtype
+        or not logits.is_cpu
+        or _is_wrapper(labels)
+        or _is_wrapper(logits)
+        or _is_transformed()
+        or _is_traced()
+    ):
+        return None
+    if torch.is_grad_enabled():
+        if labels.requires_grad:
+            return None
+        # One that outlived its `torch.func.grad` says it requires a gradient.
+        if logits.requires_grad and not _is_functorch(logits):
+            value: Tensor = _apply_eager_loss(logits, inputs, reduction)
+            return value
+    return _kernel_loss(inputs, reduction)
 
 
 def value_and_grad(
@@ -289,14 +332,16 @@ def _plain(
         return None
     if not (labels.is_contiguous() and logits.is_contiguous()):
         return None
-    pos_weight, weight = _flat(pos_weight, logits), _flat(weight, logits)
+    if type(pos_weight) is not float:
+        pos_weight = _flat(pos_weight, logits)
+    weight = 1.0 if weight is None else _flat(weight, logits)
     if pos_weight is None or weight is None:
         return None
-    shape, dtype = logits.shape, _NUMPY_DTYPES[logits.dtype]
-    size = shape.numel()
+    shape, size, dtype = logits.shape, logits.numel(), _NUMPY_DTYPES[logits.dtype]
     reduce = reduction != "none"
     if divisor is None:
         divisor = size if reduction in ("mean", "weighted_mean") else 1
+    # In memory of NumPy: see _from_numpy.
     value: Any = None if reduce else np.empty(size, dtype)
     gradient = np.empty(size, dtype) if operation == kernel.VALUE_AND_GRAD else None
     total = kernel.run(
@@ -320,10 +365,8 @@ def _plain(
     return value, None if gradient is None else torch.from_numpy(gradient.reshape(shape))
 
 
-def _flat(value: Tensor | float | None, logits: Tensor) -> Any:
+def _flat(value: Tensor | float, logits: Tensor) -> Any:
     """A coefficient as the kernel takes it; None if that is not one of the simple ones."""
-    if value is None:
-        return 1.0
     if not isinstance(value, Tensor):
         return value
     if value.dim() == 0:
@@ -424,25 +467,40 @@ class _EagerLoss(Function):
             value = _kernel_loss(inputs, reduction)
         else:
             value, gradient = _kernel_value_and_grad(inputs, reduction)
-        ctx.save_for_backward(
-            gradient, *(v if isinstance(v, Tensor) else None for v in inputs[1:5])
-        )
-        ctx.scalars = tuple(None if isinstance(v, Tensor) else v for v in inputs[1:5])
-        ctx.reduction, ctx.dtype = reduction, inputs.dtype
+        _, labels, _, pos_weight, weight, ctx.dtype = inputs
+        ctx.pos_weight = ctx.weight = None
+        if not isinstance(pos_weight, Tensor):
+            ctx.pos_weight, pos_weight = pos_weight, None
+        if not isinstance(weight, Tensor):
+            ctx.weight, weight = weight, None
+        ctx.save_for_backward(gradient, labels, logits, pos_weight, weight)
+        ctx.reduction = reduction
         return value
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, None, None]:
-        gradient, *saved = ctx.saved_tensors
-        if gradient is not None and not torch.is_grad_enabled() and _is_eager([scale]):
+        gradient, labels, logits, pos_weight, weight = ctx.saved_tensors
+        if not (
+            gradient is None
+            or torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or _is_transformed()
+            or _is_traced()
+            or _is_wrapper(scale)
+        ):
             # `loss.backward()` passes 1, and multiplying would be another pass over memory.
             return gradient if scale.item() == 1 else gradient * scale, None, None
-        operands = (t if v is None else v for t, v in zip(saved, ctx.scalars, strict=True))
-        inputs = Arguments._make([xp, *operands, ctx.dtype])
+        pos_weight = ctx.pos_weight if pos_weight is None else pos_weight
+        weight = ctx.weight if weight is None else weight
+        inputs = Arguments(xp, labels, logits, pos_weight, weight, ctx.dtype)
         if ctx.reduction != "none":
             scale = scale / _nonzero(_divisor(inputs, ctx.reduction), inputs)
         partials = _partials(_derivative, *_operands(inputs), 0, None, scale, None, None)
         return partials[1], None, None
+
+
+# `Function.apply` without its look at `torch.func`: no transformation is active then.
+_apply_eager_loss: Callable[..., Tensor] = super(Function, _EagerLoss).apply
 
 
 def _derivative(

@@ -20,6 +20,7 @@ mp.dps = 60
 # Half of ln 2, and what the rounding of -m / ln 2 may add to it.
 EXP_INTERVAL = log(mpf(2)) / 2 * mpf("1.0005")
 DEGREES = {("EXP", 32): 4, ("LOG", 32): 9, ("EXP", 64): 9, ("LOG", 64): 21}
+DEGREES |= {("LOG1P", bits): DEGREES["LOG", bits] for bits in (32, 64)}
 # log1p(e) / e falls from 1 to ln 2: what is left is below 1/4, and small for small e.
 LOG_CENTRE = mpf(15) / 16
 
@@ -35,14 +36,20 @@ def log_remainder(t):
     return (log1p(e) / e if e > mpf(10) ** -12 else 1 - e / 2) - LOG_CENTRE
 
 
+def log1p_remainder(t):
+    """log1p(e) / e - 1 at e = t + 1/2, for the copy in _backends/jax.py"""
+    return log_remainder(t) + LOG_CENTRE - 1
+
+
 # What an error of the polynomial amounts to in exp(r) or log1p(e), relatively.
 # The floor keeps the exchange away from the zero of the weight.
 WEIGHTS = {
     "EXP": lambda r: max(r**2, mpf("1e-3")) / exp(r),
     "LOG": lambda t: 1 / (log_remainder(t) + LOG_CENTRE),
 }
-FUNCTIONS = {"EXP": exp_remainder, "LOG": log_remainder}
-HALF_WIDTH = {"EXP": EXP_INTERVAL, "LOG": mpf(1) / 2}
+WEIGHTS["LOG1P"] = WEIGHTS["LOG"]
+FUNCTIONS = {"EXP": exp_remainder, "LOG": log_remainder, "LOG1P": log1p_remainder}
+HALF_WIDTH = {"EXP": EXP_INTERVAL, "LOG": mpf(1) / 2, "LOG1P": mpf(1) / 2}
 
 
 def remez(function, weight, half_width, degree, points=1200, rounds=30):
@@ -173,6 +180,9 @@ def constants():
             coefficients, bound = fit(name, bits)
             found[f"{name}_{bits}"] = estrin(coefficients, variable, bits)
             found[f"{name}_BOUND_{bits}"] = bound
+        coefficients, bound = fit("LOG1P", bits)
+        found[f"LOG1P_{bits}"] = " ".join(literal(c, 64) for c in coefficients)
+        found[f"LOG1P_BOUND_{bits}"] = bound
     return found
 
 
