@@ -3,11 +3,11 @@
     python benchmarks/compare.py --json docs/figures/benchmark.json \
         --plots docs/figures --page docs/performance.md
 
-Every case is run twice for warmth, then in rounds, each in a new random order, so that a noisy moment
-of the machine falls on all alike; medians are reported. Outputs that are passed in have been touched;
-peers that allocate their result do so in every call. Peers that are not installed are left out.
-TensorFlow may live in an environment of its own: --tensorflow-python names that Python. The machine
-should do nothing else meanwhile. --from draws and writes again what an earlier run has saved.
+Every case is run twice for warmth, then in rounds, each in a new random order, so that a noisy
+moment of the machine falls on all alike; medians are reported. Outputs that are passed in have been
+touched; peers that allocate their result do so in every call. Peers that are not installed are left
+out. TensorFlow may live in an environment of its own, whose Python --tensorflow-python names. The
+machine should do nothing else meanwhile. --from draws and writes again what an earlier run saved.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ import logitloss
 from logitloss._kernel import kernel
 
 HERE = Path(__file__).parent
-PEERS = (
+Makers = tuple[Callable[..., dict[str, Cases]], ...]
+PEERS: Makers = (
     peers.numpy,
     peers.numexpr,
     peers.numba,
@@ -49,8 +50,8 @@ PEERS = (
     peers.torch,
     peers.jax,
 )
-# Those shown over all sizes: the others compile for a minute, or have no more to say.
-PEERS_OVER_SIZES = (peers.numpy, peers.torch, peers.jax)
+# Those shown over all sizes; torch.compile would compile for each of them.
+PEERS_OVER_SIZES: Makers = (peers.numpy, peers.torch, peers.jax)
 PACKAGES = ("numpy", "numexpr", "numba", "scikit-learn", "torch", "jax")
 
 
@@ -152,14 +153,14 @@ def measure(timers: dict[Any, Callable[[], float]], rounds: int) -> dict[Any, fl
 
 
 def compare(
-    size: int, rounds: int, dtype: str, tensorflow: peers.TensorFlow | None
+    size: int, rounds: int, dtype: str, makers: Makers, tensorflow: peers.TensorFlow | None
 ) -> dict[str, dict[str, float]]:
     """Seconds of each library's cases on one large array."""
     threads = logitloss.get_num_threads()
     z, x = arrays(size, dtype)
     w, out = np.random.default_rng(1).random(size).astype(dtype), np.ones_like(x)
     cases = {"memory": memory(z, x, w, out, threads), "logitloss": ours(z, x, w, out)}
-    for make in PEERS:
+    for make in makers:
         try:
             cases |= make(z, x, out, threads)
         except ImportError as error:
@@ -178,7 +179,9 @@ def compare(
     return results
 
 
-def over_sizes(dtype: str, largest: int, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+def over_sizes(
+    dtype: str, largest: int, rounds: int, makers: Makers
+) -> dict[str, dict[str, dict[str, float]]]:
     """Seconds of a few cases by library, case and number of elements, from 1 element up."""
     loss, both, add = (
         logitloss.weighted_cross_entropy_with_logits,
@@ -208,7 +211,7 @@ def over_sizes(dtype: str, largest: int, rounds: int) -> dict[str, dict[str, dic
 
         cases: dict[str, Cases] = {"logitloss": own()}
         if step % 4 == 0:
-            for make in PEERS_OVER_SIZES:
+            for make in makers:
                 try:
                     found = make(z, x, out, threads)
                 except ImportError:
@@ -266,7 +269,7 @@ def environment(tensorflow: peers.TensorFlow | None) -> dict[str, Any]:
 
 
 def start_tensorflow(python: str | None, threads: int) -> peers.TensorFlow | None:
-    if python is None:
+    if not python:
         if importlib.util.find_spec("tensorflow") is None:
             print("left out: TensorFlow, unless --tensorflow-python says where it is")
             return None
@@ -275,7 +278,10 @@ def start_tensorflow(python: str | None, threads: int) -> peers.TensorFlow | Non
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    tensorflow = start_tensorflow(options.tensorflow_python, logitloss.get_num_threads())
+    with_peers = not options.no_peers
+    tensorflow = None
+    if with_peers:
+        tensorflow = start_tensorflow(options.tensorflow_python, logitloss.get_num_threads())
     results: dict[str, Any] = {
         "environment": environment(tensorflow),
         "size": options.size,
@@ -283,12 +289,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "sizes": {},
     }
     for dtype in ("float32", "float64"):
-        results["large"][dtype] = compare(options.size, options.rounds, dtype, tensorflow)
+        results["large"][dtype] = compare(
+            options.size, options.rounds, dtype, PEERS if with_peers else (), tensorflow
+        )
     if tensorflow is not None:
         tensorflow.close()
     if not options.no_sizes:
         for dtype in ("float32", "float64"):
-            results["sizes"][dtype] = over_sizes(dtype, options.largest, options.rounds)
+            results["sizes"][dtype] = over_sizes(
+                dtype, options.largest, options.rounds, PEERS_OVER_SIZES if with_peers else ()
+            )
     return results
 
 
@@ -301,6 +311,7 @@ def main() -> None:
     parser.add_argument("--largest", default=100_000_000, help="of the sizes walked", **number)
     parser.add_argument("--rounds", default=21, **number)
     parser.add_argument("--no-sizes", action="store_true", help="one size only")
+    parser.add_argument("--no-peers", action="store_true", help="logitloss and memory only")
     parser.add_argument("--tensorflow-python", metavar="PYTHON")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the results")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw them")

@@ -185,7 +185,12 @@ def renew(page: Path, results: Results) -> None:
 
 # Grey in the middle is as readable on a dark page as on a light one; so are these hues.
 GREY, FAINT = "#7a7a7a", "#7a7a7a55"
-ACCENT, ACCENT_LIGHT, PEER, PEER_LIGHT = "#e8590c", "#f4a06c", "#6b83a6", "#a3b3cb"
+ACCENT = "#e8590c"
+BARS = {
+    "logitloss": (ACCENT, "#f4a06c"),
+    "memory": ("#808080", "#b4b4b4"),
+    "others": ("#6b83a6", "#a3b3cb"),
+}
 LINES = {
     "logitloss": ACCENT,
     "JAX jit": "#2f9e8f",
@@ -228,7 +233,8 @@ def draw(results: Results, folder: Path) -> None:
 def _save(figure: Any, path: Path) -> None:
     figure.savefig(path, bbox_inches="tight", pad_inches=0.05, metadata={"Date": None})
     # The font of the page that shows it, rather than matplotlib's own.
-    path.write_text(path.read_text().replace("'DejaVu Sans', ", ""))
+    text = re.sub(r"'DejaVu Sans', |^ *<!--.*?-->\n|^ +", "", path.read_text(), flags=re.M)
+    path.write_text(text)
 
 
 def _throughput(plt: Any, results: Results) -> Any:
@@ -248,7 +254,7 @@ def _throughput(plt: Any, results: Results) -> Any:
                 )
         bound = results["size"] / results["large"][dtype]["memory"]["triad"]
         axes.axhline(bound, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        axes.text(1, bound * 1.15, "memory alone, large arrays", fontsize=9, va="bottom")
+        axes.text(1, bound * 1.15, "memory alone", fontsize=9, va="bottom")
         axes.set_title(f"loss, {dtype}", fontsize=11)
         axes.set_xlabel("elements")
         axes.grid(True, which="major")
@@ -261,22 +267,21 @@ def _throughput(plt: Any, results: Results) -> Any:
 def _bars(plt: Any, large: Results, size: int) -> Any:
     libraries = [name for name in large["float32"] if name != "memory"]
     libraries.sort(key=lambda name: _of(large, "float32", name, "loss"))
-    figure, panels = plt.subplots(
-        1, len(CASES), figsize=(9, 0.42 * len(libraries) + 0.9), sharey=True, layout="constrained"
-    )
+    libraries.insert(0, "memory")
     bounds = {"loss": "triad", "mean": "sweep", "mean + gradient": "triad"}
+    figure, panels = plt.subplots(
+        1, len(CASES), figsize=(9, 0.4 * len(libraries) + 0.8), sharey=True, layout="constrained"
+    )
     for case, axes in zip(CASES, panels, strict=True):
-        for dtype, offset, own, other in (
-            ("float32", -0.2, ACCENT, PEER),
-            ("float64", 0.2, ACCENT_LIGHT, PEER_LIGHT),
-        ):
+        for dtype, offset in zip(DTYPES, (-0.19, 0.19), strict=True):
             for row, library in enumerate(libraries):
-                cost = large[dtype].get(library, {}).get(case)
+                name = bounds[case] if library == "memory" else case
+                cost = large[dtype].get(library, {}).get(name)
                 if cost is None:
                     continue
                 cost *= 1e9 / size
-                colour = own if library == "logitloss" else other
-                axes.barh(row + offset, cost, 0.36, color=colour)
+                colours = BARS.get(library, BARS["others"])
+                axes.barh(row + offset, cost, 0.34, color=colours[dtype == "float64"])
                 axes.annotate(
                     f"{cost:.2g}" if cost < 10 else f"{cost:.0f}",
                     (cost, row + offset),
@@ -285,17 +290,15 @@ def _bars(plt: Any, large: Results, size: int) -> Any:
                     va="center",
                     fontsize=8,
                 )
-            bound = large[dtype]["memory"][bounds[case]] * 1e9 / size
-            axes.axvline(bound, color=own, linewidth=1, linestyle=(0, (2, 2)), zorder=0)
         axes.set_title(case, fontsize=11)
         axes.set_xlabel("ns per element")
         axes.margins(x=0.12)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-    panels[0].set_yticks(range(len(libraries)), libraries)
+    labels = ["memory alone" if name == "memory" else name for name in libraries]
+    panels[0].set_yticks(range(len(libraries)), labels)
     panels[0].get_yticklabels()[libraries.index("logitloss")].set_color(ACCENT)
     panels[0].invert_yaxis()
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (PEER, PEER_LIGHT)]
-    handles.append(plt.Line2D([], [], color=GREY, linewidth=1, linestyle=(0, (2, 2))))
-    panels[-1].legend(handles, [*DTYPES, "memory alone"], loc="lower right", fontsize=9)
+    patches = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in BARS["others"]]
+    panels[-1].legend(patches, DTYPES, loc="lower right", fontsize=9)
     return figure
