@@ -45,15 +45,16 @@ def tables(results: Results) -> dict[str, str]:
     found = {
         "environment": _environment(results["environment"]),
         "bounds": _bounds(results["large"]),
-        "faster": _faster(results["large"]),
         "peers": _peers(results["large"], results["size"]),
+        "faster": _faster(results["large"]),
+        "sizes": _sizes(results["sizes"]),
     }
-    if results["sizes"]:
-        found["sizes"] = _sizes(results["sizes"])
-    return found
+    return {name: table for name, table in found.items() if table}
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
+    if not rows:
+        return ""
     # The first column holds words, the others numbers.
     rules = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rules, *rows])
@@ -105,39 +106,34 @@ def _faster(large: Results) -> str:
 
 
 def _peers(large: Results, size: int) -> str:
-    rows = []
-    for library in sorted(large["float32"], key=lambda name: _of(large, "float32", name, "loss")):
-        if library == "memory":
-            continue
-        cells = [_of(large, dtype, library, case) for dtype in DTYPES for case in CASES]
-        rows.append([library, *(f"{c / size * 1e9:.2f}" if c < 1e9 else "" for c in cells)])
-        if library == "logitloss":
-            cells = [
-                _of(large, dtype, library, f"{case} without out") if "mean" != case else 1e9
-                for dtype in DTYPES
-                for case in CASES
-            ]
-            rows.append(
-                [
-                    "logitloss, without `out`",
-                    *(f"{c / size * 1e9:.2f}" if c < 1e9 else "" for c in cells),
-                ]
-            )
-    bounds = [
-        large[dtype]["memory"][bound] / size * 1e9
-        for dtype in DTYPES
-        for bound in ("triad", "sweep", "triad")
+    def row(name: str, library: str, cases: tuple[str, ...]) -> list[str]:
+        seconds = [large[dtype].get(library, {}).get(c) for dtype in DTYPES for c in cases]
+        return [name, *("" if s is None else f"{s / size * 1e9:.2f}" for s in seconds)]
+
+    rows = [
+        row("memory alone", "memory", ("triad", "sweep", "triad")),
+        row("logitloss", "logitloss", CASES),
+        row(
+            "logitloss, without `out`",
+            "logitloss",
+            ("loss without out", "mean", "mean + gradient without out"),
+        ),
     ]
-    rows.append(["memory alone", *(f"{b:.2f}" for b in bounds)])
+    rows += [row(name, name, CASES) for name in by_loss(large)]
     header = [f"{dtype} {case}" for dtype in DTYPES for case in CASES]
     return _table(["ns per element", *header], rows)
 
 
-def _of(large: Results, dtype: str, library: str, case: str) -> float:
-    return large[dtype].get(library, {}).get(case, 1e9)
+def by_loss(large: Results) -> list[str]:
+    """The peers, the fastest float32 loss first."""
+    times = {name: cases["loss"] for name, cases in large["float32"].items() if "loss" in cases}
+    times.pop("logitloss")
+    return sorted(times, key=times.__getitem__)
 
 
 def _sizes(sizes: Results) -> str:
+    if not sizes:
+        return ""
     rows = []
     for case in ("loss", "loss into out", "mean", "mean + gradient"):
         row = [f"{case}: largest rise over a smaller size, {SMOOTH[0]:,} to {SMOOTH[1]:,} elements"]
@@ -265,9 +261,7 @@ def _throughput(plt: Any, results: Results) -> Any:
 
 
 def _bars(plt: Any, large: Results, size: int) -> Any:
-    libraries = [name for name in large["float32"] if name != "memory"]
-    libraries.sort(key=lambda name: _of(large, "float32", name, "loss"))
-    libraries.insert(0, "memory")
+    libraries = ["memory", "logitloss", *by_loss(large)]
     bounds = {"loss": "triad", "mean": "sweep", "mean + gradient": "triad"}
     figure, panels = plt.subplots(
         1, len(CASES), figsize=(9, 0.4 * len(libraries) + 0.8), sharey=True, layout="constrained"
