@@ -3,11 +3,12 @@
     python benchmarks/compare.py --json docs/figures/benchmark.json \
         --plots docs/figures --page docs/performance.md
 
-Every case is run twice for warmth, then in rounds, each in a new random order, so that a noisy
-moment of the machine falls on all alike; medians are reported. Outputs that are passed in have been
-touched; peers that allocate their result do so in every call. Peers that are not installed are left
-out. TensorFlow may live in an environment of its own, whose Python --tensorflow-python names. The
-machine should do nothing else meanwhile. --from draws and writes again what an earlier run saved.
+Every case is run a few times for warmth, then in rounds, each in a new random order, so that a
+noisy moment of the machine falls on all alike; medians are reported. Outputs that are passed in
+have been touched; peers that allocate their result do so in every call. Peers that are not
+installed are left out. TensorFlow may live in an environment of its own, whose Python
+--tensorflow-python names. The machine should do nothing else meanwhile. --from draws and writes
+again what an earlier run saved.
 """
 
 from __future__ import annotations
@@ -120,8 +121,12 @@ def ours(z: np.ndarray, x: np.ndarray, w: np.ndarray, out: np.ndarray) -> Cases:
     }
 
 
-def timed(call: Callable[[], Any], repeats: int = 1) -> Callable[[], float]:
-    """A function that returns the seconds of one call, as the average of several."""
+def timed(call: Callable[[], Any]) -> Callable[[], float]:
+    """A function that returns the seconds of one call, short calls as the average of many."""
+    call()
+    start = time.perf_counter()
+    call()
+    repeats = max(1, min(5000, int(0.003 / (time.perf_counter() - start))))
 
     def run() -> float:
         start = time.perf_counter()
@@ -222,10 +227,8 @@ def over_sizes(
                     if library != "torch.compile"
                 }
         cases["NumPy"] = cases.get("NumPy", {}) | {"np.add": lambda z=z, x=x: add(z, x)}
-        # Some milliseconds each, at 1 to 10 ns per element and 1 us per call.
-        repeats = max(1, 2_000_000 // (1000 + 2 * size))
         timers = {
-            (library, case): timed(call, repeats)
+            (library, case): timed(call)
             for library, calls in cases.items()
             for case, call in calls.items()
         }

@@ -167,16 +167,16 @@ def _over_add(sizes: Results) -> tuple[float, int]:
 
 
 def renew(page: Path, results: Results) -> None:
-    """Put the tables between the page's markers, ``<!-- table: NAME -->`` and ``<!-- end -->``."""
-    text = page.read_text()
-    for name, table in tables(results).items():
-        pattern = rf"(<!-- table: {name} -->\n).*?(\n<!-- end -->)"
-        text, count = re.subn(
-            pattern, lambda m, table=table: f"{m[1]}\n{table}\n{m[2]}", text, flags=re.DOTALL
-        )
-        if not count:
-            raise SystemExit(f"{page} has no place for the table {name!r}.")
-    page.write_text(text)
+    """Put tables between the page's markers, ``<!-- table: NAME -->`` and ``<!-- end -->``."""
+    found = tables(results)
+
+    def table(match: re.Match[str]) -> str:
+        # A run of one size only has nothing to say about the others.
+        text = found.get(match["name"])
+        return f"{match['start']}\n\n{text}\n\n{match['end']}" if text else match[0]
+
+    pattern = r"(?P<start><!-- table: (?P<name>.*?) -->).*?(?P<end><!-- end -->)"
+    page.write_text(re.sub(pattern, table, page.read_text(), flags=re.DOTALL))
 
 
 # Grey in the middle is as readable on a dark page as on a light one; so are these hues.

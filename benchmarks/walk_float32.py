@@ -26,7 +26,7 @@ import logitloss
 PATTERNS = 2**32
 # Small enough for the temporaries to stay in the cache.
 CHUNK = 2**15
-BOUNDS = {"loss": 1.0, "gradient": 1.5, "hessian": 1.5}
+BOUNDS = {"loss": 1.7, "gradient": 1.5, "hessian": 1.5}
 
 
 class Worst(NamedTuple):
