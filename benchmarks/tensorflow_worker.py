@@ -1,7 +1,7 @@
 """Runs TensorFlow's cases for compare.py, which writes requests to this process's standard input.
 
-Each line is a JSON list: ["load", size, dtype] makes the arrays and answers with the
-names of the cases; ["run", library, case] runs one and answers with the seconds it took.
+Each line is a JSON list: ["load", size, dtype] makes the arrays and answers with the names of the
+cases; ["run", library, case] runs one twice and answers with the seconds of the second call.
 """
 
 from __future__ import annotations
@@ -39,6 +39,15 @@ def load(tf: Any, size: int, dtype: str) -> dict[str, dict[str, Callable]]:
     }
 
 
+def seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    result = call()
+    # Reaching for the numbers waits for them.
+    memoryview(result[-1] if isinstance(result, tuple) else result)
+    del result
+    return time.perf_counter() - start
+
+
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Nothing that TensorFlow prints can be taken for an answer.
@@ -55,12 +64,9 @@ def main() -> None:
             answer: Any = {library: list(functions) for library, functions in cases.items()}
         else:
             library, case = values
-            start = time.perf_counter()
-            result = cases[library][case]()
-            # Reaching for the numbers waits for them.
-            memoryview(result[-1] if isinstance(result, tuple) else result)
-            del result
-            answer = time.perf_counter() - start
+            call = cases[library][case]
+            seconds(call)
+            answer = seconds(call)
         print(json.dumps(answer), file=answers, flush=True)
 
 
