@@ -329,10 +329,10 @@ def main() -> None:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(results, indent=1) + "\n")
-    for table in report.tables(results).values():
-        print(f"\n{table}")
+    tables = report.tables(results)
+    print("", *tables.values(), sep="\n\n")
     if options.page:
-        report.renew(options.page, results)
+        report.renew(options.page, tables)
     if options.plots:
         report.draw(results, options.plots)
 

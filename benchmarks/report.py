@@ -166,12 +166,10 @@ def _over_add(sizes: Results) -> tuple[float, int]:
     return ratios[worst], worst
 
 
-def renew(page: Path, results: Results) -> None:
+def renew(page: Path, found: dict[str, str]) -> None:
     """Put tables between the page's markers, ``<!-- table: NAME -->`` and ``<!-- end -->``."""
-    found = tables(results)
 
     def table(match: re.Match[str]) -> str:
-        # A run of one size only has nothing to say about the others.
         text = found.get(match["name"])
         return f"{match['start']}\n\n{text}\n\n{match['end']}" if text else match[0]
 

@@ -1,6 +1,6 @@
 """Compare the float32 results with float64 arithmetic at every logit there is.
 
-    python benchmarks/walk_float32.py
+    python benchmarks/walk_float32.py --page docs/numerics.md
 
 Walks all 2^32 bit patterns for labels 0 and 1 at pos_weight 1, and prints, for loss, gradient and
 Hessian, the largest error in units in the last place of the exact result (subnormal ones included)
@@ -17,9 +17,11 @@ import argparse
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import report
 
 import logitloss
 
@@ -104,12 +106,33 @@ def walk(first: int = 0, stop: int = PATTERNS, every: int = 1, threads: int = 1)
     return worst
 
 
-def main(arguments: list[str] | None = None) -> int:
+def table(worst: Errors, title: str) -> str:
+    lines = [
+        f"| {title} | label | largest error, ulp | at the logit | result | exact |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for (name, label), at in worst.items():
+        logit, got = np.float32(at.logit), np.float32(at.got)
+        lines.append(
+            f"| {name} | {label} | {at.ulp:.3f} | {logit} ({_hex(at.logit)}) | {got} | "
+            f"{at.exact:.10g} |"
+        )
+    return "\n".join(lines)
+
+
+def _hex(value: float) -> str:
+    """The number without the digits that a float32 does not have."""
+    mantissa, _, exponent = value.hex().partition("p")
+    return f"{mantissa.rstrip('0')}p{exponent}"
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--every", type=int, default=1, metavar="N", help="one pattern in N")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--page", type=Path, metavar="FILE", help="renew the table of a page")
+    options = parser.parse_args()
 
     threads = logitloss.get_num_threads()
     # One for each chunk, and as many chunks at a time.
@@ -117,16 +140,11 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.perf_counter()
     worst = walk(every=options.every, threads=threads)
     seconds = time.perf_counter() - start
-    instructions = logitloss.show_config("dicts")["cpu"]
     count = len(range(0, PATTERNS, options.every))
-    print(f"{instructions}, {count:,} logits, {seconds:.0f} s\n")
-    print("| | label | largest error, ulp | at the logit | result | exact |")
-    print("| --- | --- | ---: | --- | --- | --- |")
-    for (name, label), at in worst.items():
-        print(
-            f"| {name} | {label} | {at.ulp:.3f} | {at.logit!r} ({at.logit.hex()}) | "
-            f"{np.float32(at.got)} | {at.exact:.10g} |"
-        )
+    found = table(worst, f"{logitloss.show_config('dicts')['cpu']}, {count:,} logits")
+    print(f"{found}\n\n{seconds:.0f} s")
+    if options.page:
+        report.renew(options.page, {"float32": found})
     return int(any(at.ulp > BOUNDS[name] for (name, _), at in worst.items()))
 
 

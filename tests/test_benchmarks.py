@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -20,12 +21,10 @@ from logitloss._kernel import kernel
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def load(monkeypatch) -> Callable[[str], ModuleType]:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
 
 
 def run(script: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -47,7 +46,7 @@ def test_a_share_of_all_float32_logits(target: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["loss", "gradient", "hessian"])
-def test_the_walk_notices_a_single_wrong_result(name: str, monkeypatch) -> None:
+def test_the_walk_notices_a_single_wrong_result(name: str, load, monkeypatch) -> None:
     walk = load("walk_float32")
     # The patterns of the logits from 1 to 2.
     first, stop, every = 0x3F80_0000, 0x4000_0000, 97
@@ -79,7 +78,7 @@ def test_the_walk_notices_a_single_wrong_result(name: str, monkeypatch) -> None:
     }
 
 
-def test_the_largest_rise_over_a_smaller_size() -> None:
+def test_the_largest_rise_over_a_smaller_size(load) -> None:
     report = load("report")
     # 1, then 2, 1.5 and 0.5 ns per element; what is outside of the range does not count.
     seconds = {"10": 1e-9, "100": 1e-7, "1000": 2e-6, "10000": 1.5e-5, "100000": 5e-5}
@@ -87,7 +86,7 @@ def test_the_largest_rise_over_a_smaller_size() -> None:
     assert report.largest_rise({"100": 3e-7, "1000": 2e-6}) == (1, 100)
 
 
-def test_compare(tmp_path: Path) -> None:
+def test_compare(load, tmp_path: Path) -> None:
     if shutil.which(os.environ.get("CC", "cc")) is None or not kernel.OPENMP:
         pytest.skip("needs a C compiler with OpenMP")
     page, saved = tmp_path / "page.md", tmp_path / "results.json"
@@ -109,7 +108,7 @@ def test_compare(tmp_path: Path) -> None:
     assert table.count("\n") == 1 + len(load("report").OVER_BOUNDS)
 
 
-def test_plots(tmp_path: Path) -> None:
+def test_plots(load, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     report = load("report")
     seconds = {"loss": 0.02, "mean": 0.01, "mean + gradient": 0.03}
