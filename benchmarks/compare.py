@@ -144,7 +144,6 @@ def measure(timers: dict[Any, Callable[[], float]], rounds: int) -> dict[Any, fl
     """Median seconds of each case over rounds in which every case has its turn."""
     for timer in timers.values():
         timer()
-        timer()
     seconds: dict[Any, list[float]] = {name: [] for name in timers}
     names = list(timers)
     order = random.Random(0)
@@ -235,7 +234,7 @@ def over_sizes(
             for library, calls in cases.items()
             for case, call in calls.items()
         }
-        enough = rounds if size <= 1_000_000 else max(5, rounds // 3)
+        enough = rounds if size <= 1_000_000 else max(1, rounds // 4)
         for (library, case), seconds in measure(timers, enough).items():
             results.setdefault(library, {}).setdefault(case, {})[str(size)] = seconds
     return results

@@ -8,7 +8,7 @@ and the logit that has it. LOGITLOSS_CPU chooses the instruction set. --every N 
 patterns. Exits with 1 if an error is over its bound, or if special values are not exact.
 
 The reference is NumPy's exp and log1p in float64, of |x|, in forms that do not cancel: its own
-error is about 2^-28 of a float32's last place.
+error is below 2^-27 of a float32's last place.
 """
 
 from __future__ import annotations
