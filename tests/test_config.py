@@ -23,20 +23,20 @@ def default_threads():
     kernel.set_threads(0)
 
 
-def config(**variables: str) -> subprocess.CompletedProcess[str]:
+def run(script: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process whose environment says nothing else about threads."""
     cleared = {"LOGITLOSS_NUM_THREADS", "OMP_NUM_THREADS"}
     environment = {k: v for k, v in os.environ.items() if k not in cleared}
     return subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import json, logitloss; print(json.dumps(logitloss.show_config('dicts')))",
-        ],
+        [sys.executable, "-c", script],
         env=environment | variables,
         capture_output=True,
         text=True,
         timeout=60,
     )
+
+
+PRINT_THREADS = "import logitloss; print(logitloss.get_num_threads())"
 
 
 def test_show_config(capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,19 +99,67 @@ def test_bad_number_of_threads(n, error: type[Exception]) -> None:
     ],
 )
 def test_environment(variables: dict[str, str], threads: int | None) -> None:
-    result = config(**variables)
+    result = run(PRINT_THREADS, **variables)
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["threads"] == (threads or _config._threads_of_machine())
+    assert int(result.stdout) == (threads or _config._threads_of_machine())
 
 
 @pytest.mark.parametrize(
     "value", ["0", "-1", "2.5", "many", "1e3", "99999999", "9" * 5000, "\u0663", "3,2"]
 )
 def test_nonsense_in_the_environment(value: str) -> None:
-    result = config(LOGITLOSS_NUM_THREADS=value)
+    result = run(PRINT_THREADS, LOGITLOSS_NUM_THREADS=value)
     assert result.returncode == 1
     assert "ImportError: `LOGITLOSS_NUM_THREADS` must be an integer between 1" in result.stderr
     assert repr(value) in result.stderr
+
+
+@needs_openmp
+def test_an_explicit_call_overrides_the_environment() -> None:
+    script = "import logitloss; logitloss.set_num_threads(5); print(logitloss.get_num_threads())"
+    result = run(script, LOGITLOSS_NUM_THREADS="3", OMP_NUM_THREADS="2")
+    assert int(result.stdout) == 5
+
+
+COUNT_THREADS = """
+import os, sys
+import numpy as np, logitloss
+before = len(os.listdir("/proc/self/task"))
+x = np.ones(1_000_000, np.float32)
+logitloss.weighted_cross_entropy_with_logits(x, x, 2.0, reduction="mean")
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@needs_openmp
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no list of threads")
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_no_more_and_no_fewer_threads_are_started(threads: int) -> None:
+    result = run(COUNT_THREADS, LOGITLOSS_NUM_THREADS=str(threads))
+    assert result.returncode == 0, result.stderr
+    # The calling thread is one of them.
+    assert int(result.stdout) == threads - 1
+
+
+@needs_openmp
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no processor affinity")
+def test_affinity() -> None:
+    processors = os.sched_getaffinity(0)
+    if len(processors) < 2:
+        pytest.skip("one processor")
+    pin = f"import os; os.sched_setaffinity(0, {{{min(processors)}}}); {PRINT_THREADS}"
+    assert int(run(pin).stdout) == 1
+    assert int(run(pin, LOGITLOSS_NUM_THREADS="2").stdout) == 2
+
+
+@pytest.mark.parametrize(
+    ("quota", "threads"), [(None, 4), (0.5, 1), (1.0, 1), (1.5, 2), (3.0, 3), (64.0, 4)]
+)
+def test_threads_of_the_machine(monkeypatch, quota: float | None, threads: int) -> None:
+    """No more than the processors, and than the quota pays for, rounded up."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 3, 5, 7}, raising=False)
+    monkeypatch.setattr(_config, "_control_group_quota", lambda: quota)
+    assert _config._threads_of_machine() == threads
 
 
 @needs_openmp
@@ -123,6 +171,21 @@ def test_threadpoolctl() -> None:
         assert logitloss.get_num_threads() == 1
         logitloss.set_num_threads(2)
         assert logitloss.get_num_threads() == 2
+
+
+@needs_openmp
+@pytest.mark.parametrize("name", ["LOGITLOSS_NUM_THREADS", "OMP_NUM_THREADS"])
+def test_threadpoolctl_lowers_the_environment_and_never_raises_it(name: str) -> None:
+    pytest.importorskip("threadpoolctl")
+    script = """
+import logitloss, threadpoolctl
+for limit in (1, 7):
+    with threadpoolctl.threadpool_limits(limit):
+        print(logitloss.get_num_threads())
+print(logitloss.get_num_threads())
+"""
+    result = run(script, **{name: "4"})
+    assert result.stdout.split() == ["1", "4", "4"]
 
 
 @needs_openmp
@@ -188,7 +251,10 @@ parent = logitloss.weighted_cross_entropy_with_logits(z, x, 3.0, reduction="mean
 pid = os.fork()
 if pid == 0:
     child = logitloss.weighted_cross_entropy_with_logits(z, x, 3.0, reduction="mean")
-    ok = child.tobytes() == parent.tobytes() and logitloss.get_num_threads() == 1
+    logitloss.set_num_threads(2)
+    again = logitloss.value_and_grad(z, x, 3.0, reduction="mean")[0]
+    ok = child.tobytes() == again.tobytes() == parent.tobytes()
+    ok = ok and logitloss.get_num_threads() == 1
     os._exit(0 if ok else 3)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """

@@ -266,6 +266,41 @@ def test_extremes(dtype: str, as_array: bool, point: tuple[float, float, float])
         assert max(reference.distances(got, true, dtype, scale)) <= 3
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("hard", [True, False], ids=["hard labels", "any labels"])
+def test_logits_of_every_exponent(dtype: str, hard: bool) -> None:
+    limits = np.finfo(dtype)
+    rng = np.random.default_rng(5)
+    # Every exponent, subnormal ones included, and more of those where most work is done.
+    exponents = np.arange(limits.minexp - limits.nmant, limits.maxexp)
+    exponents = np.concatenate([exponents, rng.integers(-7, 7, 500)])
+    mantissas = rng.uniform(1, 2 - limits.eps, exponents.size).astype(dtype)
+    logits = np.ldexp(mantissas, exponents)
+    logits *= rng.choice([-1, 1], logits.size)
+    if hard:
+        labels, pos_weight = rng.integers(0, 2, logits.size), np.ones(logits.size)
+    else:
+        labels = np.where(
+            logits > 1, rng.random(logits.size), 10 ** rng.uniform(-30, 0, logits.size)
+        )
+        # What a loss of less than the largest number allows.
+        highest = 30 + np.minimum(0, np.log10(limits.max) - 31 - np.log10(np.abs(logits)))
+        pos_weight = 10 ** rng.uniform(-30, highest)
+    points = [a.astype(dtype) for a in (labels, logits, pos_weight)]
+    loss, gradient = logitloss.value_and_grad(*points)
+    _, hessian = logitloss.grad_and_hess(*points)
+    for got, function, scale in (
+        (loss, reference.loss, reference.loss),
+        (gradient, reference.gradient, reference.gradient_scale),
+        (hessian, reference.hessian, reference.hessian),
+    ):
+        true, scale = reference.at(function, *points), reference.at(scale, *points)
+        distances = reference.distances(got, true, dtype, scale)
+        worst = max(range(len(true)), key=distances.__getitem__)
+        bound = (1.5 if kernel.TARGET != "baseline" else 2) if hard else 3
+        assert distances[worst] <= bound, [point[worst] for point in points]
+
+
 # Largest errors in ulp of loss, gradient and Hessian: with fused multiply-add, and without it.
 MEASURED = {
     ("float32", True): (1.1, 1.35, 0.95),

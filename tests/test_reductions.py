@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -205,3 +207,40 @@ def test_gradient_where_the_sum_of_weights_is_beyond_float32(
     _, gradient = logitloss.value_and_grad(labels, logits, weight=weight, reduction="weighted_mean")
     expected = np.resize(np.float32([-0.005, 0.005]), 100)
     np.testing.assert_array_max_ulp(backend.to_numpy(gradient), expected, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums_of_ten_million(dtype: str) -> None:
+    """Within 1 ulp of the sum of the exact losses, those of the elements rounded to float64."""
+    if dtype == "float64" and np.finfo(np.longdouble).nmant <= np.finfo(dtype).nmant:
+        pytest.skip("no wider type to compare with")
+    size = 10_000_000
+    rng = np.random.default_rng(11)
+    logits = (3 * rng.normal(size=size)).astype(dtype)
+    labels = np.where(rng.random(size) < 0.9, rng.random(size) < 0.2, rng.random(size))
+    labels, weight = labels.astype(dtype), rng.random(size).astype(dtype)
+
+    def exact() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, size, 2**16):
+            part = slice(start, start + 2**16)
+            z, x, w = (a[part].astype(np.longdouble) for a in (labels, logits, weight))
+            log1p_exp = np.log1p(np.exp(-np.abs(x)))
+            losses = 2.5 * z * (log1p_exp + np.maximum(-x, 0))
+            losses += (1 - z) * (log1p_exp + np.maximum(x, 0))
+            yield losses.astype(np.float64), (w * losses).astype(np.float64)
+
+    plain, weighted_losses = (
+        math.fsum(chain.from_iterable(part.tolist() for part in parts))
+        for parts in zip(*exact(), strict=True)
+    )
+    weights = math.fsum(weight.tolist())
+    for reduction, options, true in (
+        ("sum", {}, plain),
+        ("mean", {}, plain / size),
+        ("weighted_mean", {}, plain / size),
+        ("sum", {"weight": weight}, weighted_losses),
+        ("mean", {"weight": weight}, weighted_losses / size),
+        ("weighted_mean", {"weight": weight}, weighted_losses / weights),
+    ):
+        got = weighted(labels, logits, 2.5, reduction=reduction, **options)
+        assert abs(float(got) - true) <= np.spacing(got), reduction

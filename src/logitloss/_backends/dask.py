@@ -43,7 +43,7 @@ def value_and_grad(
     divisor = _divisor(arguments, reduction)
     sums = _item(pairs, 0, "sum")
     gradient = _item(pairs, 1, "gradient")
-    gradient = _divided(gradient, divisor, wide.weight, arguments.dtype, "gradient")
+    gradient = _divided(gradient, divisor, arguments.weight, arguments.dtype, "gradient")
     return _reduced(sums, divisor, arguments, "value"), gradient
 
 

@@ -1,0 +1,296 @@
+"""Tables and plots of what compare.py has measured."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+Results = dict[str, Any]
+DTYPES = ("float32", "float64")
+CASES = ("loss", "mean", "mean + gradient")
+COMPILED = ("torch.compile", "JAX jit", "TensorFlow XLA")
+
+# A case of logitloss, what it is compared with, and the most that its time may be of the other's,
+# in float32 and float64.
+OVER_BOUNDS = (
+    ("loss", ("memory", "triad"), 1.15, 1.5),
+    ("mean + gradient", ("memory", "triad"), 1.2, 1.7),
+    ("mean", ("memory", "sweep"), 1.7, 2.4),
+    ("loss without out", ("logitloss", "loss"), 1.5, 1.5),
+    ("loss, pos_weight of 8 classes", ("logitloss", "loss"), 1.2, 1.2),
+    ("loss, pos_weight of 100 classes", ("logitloss", "loss"), 1.2, 1.2),
+    ("loss, pos_weight of 1000 classes", ("logitloss", "loss"), 1.2, 1.2),
+    ("loss, weight", ("memory", "weighted triad"), 1.2, 1.5),
+    ("loss, Fortran order", ("logitloss", "loss"), 1.1, 1.1),
+    ("loss, every second element", ("logitloss", "loss"), 2.5, 2.5),
+    ("loss, bool labels", ("logitloss", "loss"), 1.1, 1.1),
+    ("loss, int8 labels", ("logitloss", "loss"), 1.1, 1.1),
+)
+# A case, the peers of which the fastest counts, and how many times faster to be at least.
+OVER_PEERS = (
+    ("loss", COMPILED, 2, 3),
+    ("mean", COMPILED, 1.5, 1.1),
+    ("mean + gradient", COMPILED, 3, 3),
+    ("loss", ("PyTorch",), 10, 8),
+)
+# Where the time per element may not rise by more than a fifth over the best smaller size, and
+# where a call may not take longer than NumPy's addition.
+SMOOTH, MOST_RISE = (100, 1_000_000), 1.2
+SHORT, MOST_OVER_ADD = (1, 100), 1.0
+
+
+def tables(results: Results) -> dict[str, str]:
+    """Tables in Markdown by name. What misses its aim is bold."""
+    found = {
+        "environment": _environment(results["environment"]),
+        "bounds": _bounds(results["large"]),
+        "peers": _peers(results["large"], results["size"]),
+        "faster": _faster(results["large"]),
+        "sizes": _sizes(results["sizes"]),
+    }
+    return {name: table for name, table in found.items() if table}
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    if not rows:
+        return ""
+    # The first column holds words, the others numbers.
+    rules = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rules, *rows])
+
+
+def _mark(value: float, reached: bool, digits: int = 2) -> str:
+    return f"{value:.{digits}f}" if reached else f"**{value:.{digits}f}**"
+
+
+def _environment(about: dict[str, Any]) -> str:
+    own = about["logitloss"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    rows = {
+        "processor": f"{about['processor']}, {about['processors']} processors visible",
+        "threads, instructions": f"{own['threads']}, {own['cpu']}",
+        "system": about["system"],
+        "compiler": about["compiler"],
+        "logitloss": f"{own['version']}, commit {about['commit'] or 'unknown'}",
+        "others": f"Python {about['python']}, {versions}",
+    }
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows.items())])
+
+
+def _bounds(large: Results) -> str:
+    rows = []
+    for case, (library, other), *limits in OVER_BOUNDS:
+        row = [f"{case} / {other}"]
+        for dtype, limit in zip(DTYPES, limits, strict=True):
+            ratio = large[dtype]["logitloss"][case] / large[dtype][library][other]
+            row += [_mark(ratio, ratio <= limit), f"{limit}"]
+        rows.append(row)
+    return _table(["times the other's time", "float32", "at most", "float64", "at most"], rows)
+
+
+def _faster(large: Results) -> str:
+    rows = []
+    for case, libraries, *limits in OVER_PEERS:
+        row = []
+        for dtype, limit in zip(DTYPES, limits, strict=True):
+            seconds = {n: large[dtype][n][case] for n in libraries if n in large[dtype]}
+            if seconds:
+                peer = min(seconds, key=seconds.__getitem__)
+                ratio = seconds[peer] / large[dtype]["logitloss"][case]
+                row += [f"{_mark(ratio, ratio >= limit)} ({peer})", f"{limit}"]
+        if row:
+            kind = "the fastest compiled peer" if libraries is COMPILED else libraries[0]
+            rows.append([f"{case}, than {kind}", *row])
+    return _table(["times faster", "float32", "at least", "float64", "at least"], rows)
+
+
+def _peers(large: Results, size: int) -> str:
+    def row(name: str, library: str, cases: tuple[str, ...]) -> list[str]:
+        seconds = [large[dtype].get(library, {}).get(c) for dtype in DTYPES for c in cases]
+        return [name, *("" if s is None else f"{s / size * 1e9:.2f}" for s in seconds)]
+
+    rows = [
+        row("memory alone", "memory", ("triad", "sweep", "triad")),
+        row("logitloss", "logitloss", CASES),
+        row(
+            "logitloss, without `out`",
+            "logitloss",
+            ("loss without out", "mean", "mean + gradient without out"),
+        ),
+    ]
+    rows += [row(name, name, CASES) for name in by_loss(large)]
+    header = [f"{dtype} {case}" for dtype in DTYPES for case in CASES]
+    return _table(["ns per element", *header], rows)
+
+
+def by_loss(large: Results) -> list[str]:
+    """The peers, the fastest float32 loss first."""
+    times = {name: cases["loss"] for name, cases in large["float32"].items() if "loss" in cases}
+    times.pop("logitloss")
+    return sorted(times, key=times.__getitem__)
+
+
+def _sizes(sizes: Results) -> str:
+    if not sizes:
+        return ""
+    rows = []
+    for case in ("loss", "loss into out", "mean", "mean + gradient"):
+        row = [f"{case}: largest rise over a smaller size, {SMOOTH[0]:,} to {SMOOTH[1]:,} elements"]
+        for dtype in DTYPES:
+            rise, size = largest_rise(sizes[dtype]["logitloss"][case])
+            row += [f"{_mark(rise, rise <= MOST_RISE)} (at {size:,})", f"{MOST_RISE}"]
+        rows.append(row)
+    row = [f"loss / np.add, most, {SHORT[0]} to {SHORT[1]} elements"]
+    for dtype in DTYPES:
+        ratio, size = _over_add(sizes[dtype])
+        row += [f"{_mark(ratio, ratio <= MOST_OVER_ADD)} (at {size:,})", f"{MOST_OVER_ADD}"]
+    return _table(["times", "float32", "at most", "float64", "at most"], [*rows, row])
+
+
+def largest_rise(seconds: dict[str, float]) -> tuple[float, int]:
+    """The largest time per element over the best at a smaller size, and at how many elements."""
+    costs = {int(n): s / int(n) for n, s in seconds.items() if SMOOTH[0] <= int(n) <= SMOOTH[1]}
+    rises = {n: cost / min(c for m, c in costs.items() if m <= n) for n, cost in costs.items()}
+    worst = max(rises, key=rises.__getitem__)
+    return rises[worst], worst
+
+
+def _over_add(sizes: Results) -> tuple[float, int]:
+    ratios = {
+        int(n): sizes["logitloss"]["loss"][n] / s
+        for n, s in sizes["NumPy"]["np.add"].items()
+        if SHORT[0] <= int(n) <= SHORT[1]
+    }
+    worst = max(ratios, key=ratios.__getitem__)
+    return ratios[worst], worst
+
+
+def renew(page: Path, found: dict[str, str]) -> None:
+    """Put tables between the page's markers, ``<!-- table: NAME -->`` and ``<!-- end -->``."""
+
+    def table(match: re.Match[str]) -> str:
+        text = found.get(match["name"])
+        return f"{match['start']}\n\n{text}\n\n{match['end']}" if text else match[0]
+
+    pattern = r"(?P<start><!-- table: (?P<name>.*?) -->).*?(?P<end><!-- end -->)"
+    page.write_text(re.sub(pattern, table, page.read_text(), flags=re.DOTALL))
+
+
+# Grey in the middle is as readable on a dark page as on a light one; so are these hues.
+GREY, FAINT = "#7a7a7a", "#7a7a7a55"
+ACCENT = "#e8590c"
+BARS = {
+    "logitloss": (ACCENT, "#f4a06c"),
+    "memory": ("#808080", "#b4b4b4"),
+    "others": ("#6b83a6", "#a3b3cb"),
+}
+LINES = {
+    "logitloss": ACCENT,
+    "JAX jit": "#2f9e8f",
+    "PyTorch": "#8b6fd0",
+    "NumPy": "#5b8fd6",
+}
+STYLE = {
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": GREY,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "legend.labelcolor": GREY,
+    "savefig.transparent": True,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "logitloss",
+    "text.color": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+}
+
+
+def draw(results: Results, folder: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context(STYLE):
+        _save(_bars(plt, results["large"], results["size"]), folder / "peers.svg")
+        if results["sizes"]:
+            _save(_throughput(plt, results), folder / "throughput.svg")
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, bbox_inches="tight", pad_inches=0.05, metadata={"Date": None})
+    # The font of the page that shows it, rather than matplotlib's own.
+    text = re.sub(r"'DejaVu Sans', |^ *<!--.*?-->\n|^ +", "", path.read_text(), flags=re.M)
+    path.write_text(text)
+
+
+def _throughput(plt: Any, results: Results) -> Any:
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for dtype, axes in zip(DTYPES, panels, strict=True):
+        for library, colour in LINES.items():
+            seconds = results["sizes"][dtype].get(library, {}).get("loss")
+            if seconds:
+                own = library == "logitloss"
+                axes.loglog(
+                    [int(n) for n in seconds],
+                    [int(n) / s for n, s in seconds.items()],
+                    color=colour,
+                    linewidth=2.2 if own else 1.4,
+                    label=library,
+                    zorder=3 if own else 2,
+                )
+        bound = results["size"] / results["large"][dtype]["memory"]["triad"]
+        axes.axhline(bound, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axes.text(1, bound * 1.15, "memory alone", fontsize=9, va="bottom")
+        axes.set_title(f"loss, {dtype}", fontsize=11)
+        axes.set_xlabel("elements")
+        axes.grid(True, which="major")
+        axes.minorticks_off()
+    panels[0].set_ylabel("elements per second")
+    panels[1].legend(loc="lower right")
+    return figure
+
+
+def _bars(plt: Any, large: Results, size: int) -> Any:
+    libraries = ["memory", "logitloss", *by_loss(large)]
+    bounds = {"loss": "triad", "mean": "sweep", "mean + gradient": "triad"}
+    figure, panels = plt.subplots(
+        1, len(CASES), figsize=(9, 0.4 * len(libraries) + 0.8), sharey=True, layout="constrained"
+    )
+    for case, axes in zip(CASES, panels, strict=True):
+        for dtype, offset in zip(DTYPES, (-0.19, 0.19), strict=True):
+            for row, library in enumerate(libraries):
+                name = bounds[case] if library == "memory" else case
+                cost = large[dtype].get(library, {}).get(name)
+                if cost is None:
+                    continue
+                cost *= 1e9 / size
+                colours = BARS.get(library, BARS["others"])
+                axes.barh(row + offset, cost, 0.34, color=colours[dtype == "float64"])
+                axes.annotate(
+                    f"{cost:.2g}" if cost < 10 else f"{cost:.0f}",
+                    (cost, row + offset),
+                    xytext=(3, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=8,
+                )
+        axes.set_title(case, fontsize=11)
+        axes.set_xlabel("ns per element")
+        axes.margins(x=0.12)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+    labels = ["memory alone" if name == "memory" else name for name in libraries]
+    panels[0].set_yticks(range(len(libraries)), labels)
+    panels[0].get_yticklabels()[libraries.index("logitloss")].set_color(ACCENT)
+    panels[0].invert_yaxis()
+    patches = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in BARS["others"]]
+    panels[-1].legend(patches, DTYPES, loc="lower right", fontsize=9)
+    return figure
