@@ -491,6 +491,7 @@ def test_bounds_of_the_polynomials() -> None:
                 v = width * i / 200
                 names = {
                     "FMA": lambda a, b, c: a * b + c,
+                    "LAST": lambda a, b, c: a * b + c,
                     "N": lambda literal: mpf(float.fromhex(literal)),
                     variable: v,
                     f"{variable}2": v * v,

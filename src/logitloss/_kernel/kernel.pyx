@@ -127,11 +127,12 @@ def _choose_target():
 
 TARGET, AVAILABLE_TARGETS = _choose_target()
 
+# Below this a parallel region costs more than it saves, and below that giving up the
+# GIL costs more than anybody could do with it: benchmarks/threshold.py measures both.
+cdef Py_ssize_t _parallel_size = 32768
+cdef Py_ssize_t _nogil_size = 4096
+
 cdef enum:
-    # Below this a parallel region costs more than it saves.
-    PARALLEL_SIZE = 32768
-    # Below this giving up the GIL costs more than anybody could do with it.
-    NOGIL_SIZE = 4096
     # A call is divided into at most so many slices, by its size alone, so that the
     # sum of their sums has the same bits on any number of threads.
     MAX_SLICES = 1024
@@ -154,6 +155,14 @@ def set_default_threads(int default, int unlimited_openmp):
     global _default_threads, _unlimited_openmp_threads
     _default_threads = default
     _unlimited_openmp_threads = unlimited_openmp or omp_get_num_procs()
+
+
+def set_thresholds(Py_ssize_t parallel, Py_ssize_t nogil):
+    """Use threads, and give up the GIL, from so many elements on; return what it was before."""
+    global _parallel_size, _nogil_size
+    previous = _parallel_size, _nogil_size
+    _parallel_size, _nogil_size = parallel, nogil
+    return previous
 
 
 def limit_threads(int limit):
@@ -197,7 +206,7 @@ cdef logitloss_sum _execute(
     cdef Py_ssize_t blocks = (size + LOGITLOSS_BLOCK - 1) // LOGITLOSS_BLOCK
     cdef Py_ssize_t width = (blocks + MAX_SLICES - 1) // MAX_SLICES * LOGITLOSS_BLOCK
     cdef Py_ssize_t slices, i
-    cdef int threads = 1 if size < PARALLEL_SIZE else _threads()
+    cdef int threads = 1 if size < _parallel_size else _threads()
     if width < MIN_SLICE:
         width = MIN_SLICE
     slices = (size + width - 1) // width
@@ -289,7 +298,7 @@ def plain_loss(object labels, object logits, object pos_weight):
     task.gradient_divisor = 1
     task.reduce = False
     kernel = _run_float32 if task.logits.type == LOGITLOSS_FLOAT32 else _run_float64
-    if size < NOGIL_SIZE:
+    if size < _nogil_size:
         kernel(&task, 0, size)
     else:
         with nogil:

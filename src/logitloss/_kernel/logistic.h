@@ -50,17 +50,17 @@ typedef uint32_t UINT;
 #define LOG2_E 0x1.715476p+0f
 #define LN2_HI 0x1.62e4p-1f
 #define LN2_LO 0x1.7f7d1cp-20f
-/* 2^-28.04 */
+/* 2^-27.19 */
 #define EXP_POLYNOMIAL(r, r2) \
     FMA(r, FMA(r2, FMA(0x1.6a23d2p-10f, r, 0x1.123a2p-7f), \
         FMA(0x1.5558f2p-5f, r, 0x1.555492p-3f)), \
         0x1.fffffap-2f)
-/* 2^-26.78 */
+/* 2^-26.22 */
 #define LOG_POLYNOMIAL(t, t2) \
     LAST(t, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(0x1.0a1b9ap-9f, t, -0x1.aad016p-9f), \
-        FMA(0x1.0521c6p-8f, t, -0x1.b9e8bcp-8f)), \
-        FMA(0x1.846bd6p-7f, t, -0x1.510b8ep-6f)), \
-        FMA(0x1.2bea3ap-5f, t, -0x1.153fa8p-4f)), \
+        FMA(0x1.0521c6p-8f, t, -0x1.b9e8acp-8f)), \
+        FMA(0x1.846bc8p-7f, t, -0x1.510b82p-6f)), \
+        FMA(0x1.2bea38p-5f, t, -0x1.153f96p-4f)), \
         FMA(0x1.0f95b8p-3f, t, -0x1.2773a6p-2f)), \
         -0x1.066e0ap-4f)
 
@@ -92,7 +92,7 @@ typedef uint64_t UINT;
         FMA(0x1.6c16c18438af4p-10, r, 0x1.1111111127d15p-7)), \
         FMA(0x1.555555555083ep-5, r, 0x1.55555555554f9p-3)), \
         0x1.000000000000ap-1)
-/* 2^-54.7 */
+/* 2^-55.17 */
 #define LOG_POLYNOMIAL(t, t2) \
     LAST(t, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(0x1.69ecc10dbc146p-17, t, -0x1.143df0145d75dp-16), \
         FMA(0x1.590a5370798d3p-17, t, -0x1.19834b29da0c6p-16)), \
@@ -105,7 +105,7 @@ typedef uint64_t UINT;
         FMA(0x1.83c50b12b5e6fp-7, t, -0x1.50abf6ccba2f5p-6)), \
         FMA(0x1.2bec9fba4efe8p-5, t, -0x1.1540afd54ada3p-4)), \
         FMA(0x1.0f95b3dc0a12cp-3, t, -0x1.2773a5da90bddp-2)), \
-        -0x1.033704d019ed0p-3)
+        -0x1.033704d019edp-3)
 
 #endif
 
