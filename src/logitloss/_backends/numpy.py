@@ -24,7 +24,8 @@ _silently = np.errstate(all="ignore")
 
 
 # The short ways: plain arrays and a float need none of the preparations below, which take some
-# thirty microseconds. They return None for everything else, and what is wrong with it is said there.
+# thirty microseconds. They return None for everything else, which goes the long way; if something
+# is wrong with it, that is said there.
 
 
 def short_loss(

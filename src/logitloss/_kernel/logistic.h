@@ -55,12 +55,12 @@ typedef uint32_t UINT;
     FMA(r, FMA(r2, FMA(0x1.6a23d2p-10f, r, 0x1.123a2p-7f), \
         FMA(0x1.5558f2p-5f, r, 0x1.555492p-3f)), \
         0x1.fffffap-2f)
-/* 2^-26.22 */
+/* 2^-27.92 */
 #define LOG_POLYNOMIAL(t, t2) \
     LAST(t, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(0x1.0a1b9ap-9f, t, -0x1.aad016p-9f), \
-        FMA(0x1.0521c6p-8f, t, -0x1.b9e8acp-8f)), \
-        FMA(0x1.846bc8p-7f, t, -0x1.510b82p-6f)), \
-        FMA(0x1.2bea38p-5f, t, -0x1.153f96p-4f)), \
+        FMA(0x1.0521c6p-8f, t, -0x1.b9e8bcp-8f)), \
+        FMA(0x1.846bd6p-7f, t, -0x1.510b8ep-6f)), \
+        FMA(0x1.2bea3ap-5f, t, -0x1.153fa8p-4f)), \
         FMA(0x1.0f95b8p-3f, t, -0x1.2773a6p-2f)), \
         -0x1.066e0ap-4f)
 
