@@ -182,11 +182,11 @@ def weighted_cross_entropy_with_logits(
     ``l = 1 + (q - 1) z``, which TensorFlow documents, is equal on paper; it takes the difference
     of nearly equal numbers for confident negatives, and rounds a small `q` away.
 
-    *Accuracy.* With NumPy float32 and float64, within 4 ulp of the exact value for labels in
-    [0, 1], and within 2 ulp for labels 0 and 1 with ``pos_weight = 1``, subnormal results
-    included. float16 and bfloat16 are computed in float32 and rounded once. Other libraries add
-    the errors of their own ``exp`` and ``log1p``. Sums are accumulated in float64 where the
-    device has it.
+    *Accuracy.* With NumPy float32 and float64, within 3 ulp of the exact value for labels in
+    [0, 1]; for labels 0 and 1 with ``pos_weight = 1`` within 1 ulp (float32) or 2 (float64).
+    Subnormal results are as exact. float16 and bfloat16 are computed in float32 and rounded once.
+    Other libraries add the errors of their own ``exp`` and ``log1p``. Sums are accumulated in
+    float64 where the device has it.
 
     *Special values.* A term whose coefficient is zero is zero, even where the logit is infinite:
     ``logits = -inf`` with ``labels = 0`` costs 0. NaN in `labels`, `logits` or `pos_weight` gives
@@ -445,7 +445,7 @@ def value_and_grad(
     Notes
     -----
     ``s(-x)`` is computed as such, not as ``1 - s(x)``, which is zero for confident positives. With
-    NumPy float32 and float64 the gradient is within 4 ulp, measured at the sum of the magnitudes
+    NumPy float32 and float64 the gradient is within 3 ulp, measured at the sum of the magnitudes
     of its two terms; at ``x = 0`` it is exactly ``(1 - z) / 2 - q z / 2``, and at infinite logits
     0, 1 or ``-q``. Elements of zero weight have a gradient of exactly zero, in a weighted mean
     whose weights are all zero as well.
@@ -548,7 +548,7 @@ def grad_and_hess(
     -----
     The loss of an element depends on its own logit alone, so that the Hessian is diagonal. It is
     never negative for labels in [0, 1] and zero at infinite logits; with NumPy float32 and
-    float64 it is within 4 ulp.
+    float64 it is within 3 ulp.
 
     Examples
     --------
