@@ -206,8 +206,7 @@ def _divided(
     axes = tuple(range(values.ndim))
     operands: list[Any] = [values, axes]
     operands += [divisor, () if isinstance(divisor, da.Array) else None]
-    is_array = isinstance(weight, da.Array)
-    operands += [weight, axes[len(axes) - weight.ndim :] if is_array else None]
+    operands += [weight, axes[len(axes) - weight.ndim :] if isinstance(weight, da.Array) else None]
     meta = meta_from_array(values, dtype=dtype)
     return da.blockwise(_divide, axes, *operands, token=name, dtype=dtype, meta=meta, to=dtype)
 

@@ -44,7 +44,7 @@ def short_loss(
 
 def short_value_and_grad(
     labels: object, logits: ndarray, pos_weight: object, reduction: str, out: Any
-) -> Any:
+) -> tuple[Any, Any] | None:
     first, gradient = _short_pair(logits, out)
     if gradient is None:
         return None
@@ -69,7 +69,9 @@ def short_value_and_grad(
     return first, gradient
 
 
-def short_grad_and_hess(labels: object, logits: ndarray, pos_weight: object, out: Any) -> Any:
+def short_grad_and_hess(
+    labels: object, logits: ndarray, pos_weight: object, out: Any
+) -> tuple[Any, Any] | None:
     first, second = _short_pair(logits, out)
     if second is None:
         return None
