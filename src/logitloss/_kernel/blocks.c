@@ -18,7 +18,8 @@
 #if defined(__GNUC__)
 #define INLINE static inline __attribute__((always_inline))
 #define ALIGNED __attribute__((aligned(64)))
-#define PREFETCH(address, to_write) __builtin_prefetch(address, to_write, 3)
+#define PREFETCH(address, to_write) \
+    ((to_write) ? __builtin_prefetch(address, 1, 3) : __builtin_prefetch(address, 0, 3))
 #else
 #define INLINE static inline
 #define ALIGNED
@@ -67,13 +68,18 @@ typedef struct {
     REAL towards[BLOCK] ALIGNED, against[BLOCK] ALIGNED, sum[BLOCK] ALIGNED, linear[BLOCK] ALIGNED;
 } terms;
 
+INLINE UINT bits_of(REAL value)
+{
+    UINT bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
 /* The bits of -|value|: integers in the order of the magnitudes, whose maximum the
  * compiler can vectorise. */
 INLINE UINT magnitude(REAL value)
 {
-    UINT bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits | SIGN_BIT;
+    return bits_of(value) | SIGN_BIT;
 }
 
 /* A weight of zero masks everything, NaN too.  As bits, because for conditions the compiler
@@ -85,17 +91,16 @@ INLINE UINT mask_of(REAL weight)
 
 INLINE REAL masked(REAL value, UINT mask)
 {
-    UINT bits;
-    memcpy(&bits, &value, sizeof bits);
-    bits &= mask;
+    const UINT bits = bits_of(value) & mask;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-/* The greatest magnitudes in a block, and one less than the least of the sums that are
- * not zero: subtracting 1 moves 0 to the far end. */
+/* The greatest magnitudes in a block; one less than the least of the sums that are not
+ * zero: subtracting 1 moves 0 to the far end; and the greatest bits of 1 - label, which are
+ * those of 1 at most if and only if all labels are in [0, 1]. */
 typedef struct {
-    UINT logit, sum, least_sum;
+    UINT logit, label, sum, least_sum;
 } extremes;
 
 /* `general` is a constant in every caller: without weights and with one pos_weight for
@@ -106,6 +111,8 @@ INLINE extremes first_pass(inputs in, terms *restrict to, ptrdiff_t start, ptrdi
     for (ptrdiff_t i = start; i < stop; i++) {
         REAL x = in.logits[i];
         REAL negative = 1 - in.labels[i];
+        const UINT label = bits_of(negative);
+        seen.label = label > seen.label ? label : seen.label;
         REAL minus_positive = -(general ? in.pos_weight[i] : in.pos_weight[0]) * in.labels[i];
         if (general) {
             const REAL weight = in.weight[i];
@@ -186,9 +193,10 @@ INLINE int needs_care(REAL q, REAL z, REAL w)
 INLINE int may_need_care(inputs in, extremes seen, ptrdiff_t n, int general)
 {
     const REAL q = FABS(in.pos_weight[0]);
-    if (!general && q == 1)
+    const int has_plain_labels = seen.label <= bits_of(1);
+    if (!general && q == 1 && has_plain_labels)
         return 0;
-    if (seen.logit <= magnitude(SMALL_LOGIT)
+    if (has_plain_labels && seen.logit <= magnitude(SMALL_LOGIT)
         && (general ? seen.sum <= magnitude(SUM_MAX) && seen.least_sum >= magnitude(SUM_MIN) - 1
                     : (SUM_MIN <= q && q <= SUM_MAX) || q == 0))
         return 0;
@@ -219,7 +227,7 @@ INLINE void compute(logitloss_operation operation, inputs in, pair factor, REAL 
                     REAL *restrict second, ptrdiff_t n, int general)
 {
     terms block;
-    extremes seen = {0, 0, ~(UINT)0};
+    extremes seen = {0, 0, 0, ~(UINT)0};
     for (ptrdiff_t start = 0; start < n; start += PREFETCHED) {
         const ptrdiff_t stop = n - start < PREFETCHED ? n : start + PREFETCHED;
         prefetch(in.logits + start, 0);
