@@ -371,7 +371,7 @@ def _converted(
     with np.nditer(  # type: ignore[call-overload]
         [*operands, *outs],
         flags=["buffered", "external_loop", "zerosize_ok", "delay_bufalloc"],
-        op_flags=[["readonly"]] * len(operands) + [["writeonly"]] * len(outs),
+        op_flags=[["readonly", "aligned"]] * len(operands) + [["writeonly", "aligned"]] * len(outs),
         # Coefficients are rounded to the dtype of the result, which may be half precision.
         op_dtypes=[dtype, dtype] + [arguments.dtype] * (len(operands) - 2) + [dtype] * len(outs),
         casting="unsafe",
