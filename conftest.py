@@ -95,11 +95,17 @@ def enter_folder(namespace: dict[str, Any]) -> None:
     namespace["_folder"] = tempfile.mkdtemp()
     shutil.copytree(ROOT / "examples", Path(namespace["_folder"]) / "examples")
     os.chdir(namespace["_folder"])
+    # The pages show JAX as it is unless told otherwise; the tests in tests/ tell it otherwise.
+    if jax := sys.modules.get("jax"):
+        namespace["_x64"] = jax.config.jax_enable_x64
+        jax.config.update("jax_enable_x64", False)
 
 
 def leave_folder(namespace: dict[str, Any]) -> None:
     os.chdir(namespace["_left"])
     shutil.rmtree(namespace["_folder"])
+    if "_x64" in namespace:
+        sys.modules["jax"].config.update("jax_enable_x64", namespace["_x64"])
 
 
 pytest_collect_file = Sybil(
