@@ -26,7 +26,7 @@ from sybil import Document, Example, Region, Sybil
 from sybil.evaluators.doctest import NUMBER, DocTestEvaluator, OutputChecker
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.abstract.doctest import DocTestStringParser
-from sybil.parsers.markdown import CodeBlockParser
+from sybil.parsers.markdown import CodeBlockParser, SkipParser
 from sybil.typing import Evaluator
 
 import logitloss
@@ -109,7 +109,7 @@ def leave_folder(namespace: dict[str, Any]) -> None:
 
 
 pytest_collect_file = Sybil(
-    parsers=[parse_python, parse_console],
+    parsers=[SkipParser(), parse_python, parse_console],
     patterns=["README.md", "docs/*.md"],
     setup=enter_folder,
     teardown=leave_folder,
