@@ -45,7 +45,7 @@ def short_loss(
 def short_value_and_grad(
     labels: object, logits: ndarray, pos_weight: object, reduction: str, out: Any
 ) -> tuple[Any, Any] | None:
-    first, gradient = _short_pair(logits, out)
+    first, gradient = _short_pair(logits, out, is_reduced=reduction != "none")
     if gradient is None:
         return None
     if reduction == "none":
@@ -81,9 +81,10 @@ def short_grad_and_hess(
     return None if written is None else (first, second)
 
 
-def _short_pair(logits: ndarray, out: Any) -> tuple[Any, Any]:
+def _short_pair(logits: ndarray, out: Any, is_reduced: bool = False) -> tuple[Any, Any]:
     if out is None:
-        return np.empty(logits.shape, logits.dtype), np.empty(logits.shape, logits.dtype)
+        first = None if is_reduced else np.empty(logits.shape, logits.dtype)
+        return first, np.empty(logits.shape, logits.dtype)
     if type(out) is tuple and len(out) == 2 and all(type(array) is np.ndarray for array in out):
         return out
     return None, None

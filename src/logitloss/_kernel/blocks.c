@@ -122,10 +122,10 @@ INLINE extremes first_pass(inputs in, terms *restrict to, ptrdiff_t start, ptrdi
             x = masked(x, mask);
         }
         const coefficients c = coefficients_of(x, negative, minus_positive);
-        if (operation != LOGITLOSS_LOSS)
+        if (operation != LOGITLOSS_LOSS) {
             to->towards[i] = c.towards;
-        if (operation != LOGITLOSS_LOSS)
             to->against[i] = c.against;
+        }
         to->sum[i] = c.sum;
         if (operation != LOGITLOSS_GRAD_AND_HESS)
             to->linear[i] = linear_part(x, c.towards);
