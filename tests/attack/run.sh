@@ -17,8 +17,12 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# Commands such as meson beside the interpreter.
-PATH=$(dirname "$(command -v "$python" || echo /nowhere/python)"):$PATH
+# The interpreter by its full path, and commands such as meson beside it: both are used in another
+# folder below.
+if found=$(command -v "$python"); then
+  PATH=$(cd "$(dirname "$found")" && pwd):$PATH
+  python=${PATH%%:*}/${found##*/}
+fi
 
 step() { printf '\n-- %s\n' "$1"; }
 skip() { printf 'skipped: %s\n' "$1"; }
