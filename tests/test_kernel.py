@@ -168,6 +168,26 @@ def test_alignment_and_slices_change_no_bit(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("as_array", [False, True])
+def test_large_logits_beside_it_change_no_bit(dtype: str, as_array: bool) -> None:
+    """A block with one of them is computed with another scaling."""
+    labels, logits = values(dtype, 256 * 40)
+    logits[: 256 * 20] *= 0.05 if dtype == "float32" else 1
+    logits[256 * 20 :] *= 2 if dtype == "float32" else 15
+    pos_weight = 10.0 ** np.random.default_rng(1).integers(-12, 12, logits.size)
+    pos_weight = pos_weight.astype(dtype) if as_array else 3e-10
+    logits[::256] = 0
+    alone = [function(labels, logits, pos_weight) for function in FUNCTIONS]
+    for large in (40.0, -90.0, 300.0, -800.0, np.inf, -np.inf, np.nan):
+        logits[::256] = large
+        for function, expected in zip(FUNCTIONS, alone, strict=True):
+            got = function(labels, logits, pos_weight)
+            assert same_bits(
+                *([np.delete(a, np.s_[::256]) for a in results] for results in (got, expected))
+            )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_memory_order_changes_no_bit(dtype: str) -> None:
     labels, logits = (array.reshape(60, 50) for array in values(dtype, 3000))
     pos_weight = np.linspace(0.5, 4, 50).astype(dtype)
@@ -473,7 +493,8 @@ def test_infinite_pos_weight_at_negatives(dtype: str, infinity: float) -> None:
 def test_bounds_of_the_polynomials() -> None:
     """The bounds that logistic.h states for its two polynomials, checked on the constants there."""
     header = (SOURCES / "logistic.h").read_text()
-    for branch, bits in zip(header.split("#else\n"), (24, 53), strict=False):
+    constants = header[header.index("#if LOGITLOSS_REAL == 32") :]
+    for branch, bits in zip(constants.split("#else\n"), (24, 53), strict=False):
         centre = mpf(re.search(r"#define LOG_CENTRE ([\d.]+)", branch)[1])
         half_ln2 = mp.log(2) / 2
         for name, variable, width, contribution in (

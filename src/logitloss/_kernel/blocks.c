@@ -3,12 +3,12 @@
  * (LOGITLOSS_REAL, 32 or 64) and instruction set; LOGITLOSS_RUN names its function.
  *
  * A call is worked through in blocks that fit the L1 cache, and a block in
- * several short passes rather than one long one: a processor cannot look far
- * enough ahead to overlap the whole chain from exp to log1p of one vector with
- * that of the next, but it can for half a chain.  What waits for memory is fetched
- * ahead, a little with every few vectors: without, the time of a call was the sum
- * of the memory's and the arithmetic's (float64 loss 1.6 times the memory's), and
- * with it little more than the greater of the two (1.2 to 1.3).
+ * two passes rather than one: a processor cannot look far enough ahead to overlap
+ * the whole chain from exp to log1p of one vector with that of the next, but it can
+ * for half a chain.  What waits for memory is fetched ahead, a little with every few
+ * vectors: without, the time of a call was the sum of the memory's and the arithmetic's
+ * (float64 loss 1.6 times the memory's), and with it little more than the greater of
+ * the two (1.2 to 1.3).
  */
 #include "blocks.h"
 #include "logistic.h"
@@ -16,13 +16,13 @@
 #include <float.h>
 
 #if defined(__GNUC__)
-#define INLINE static inline __attribute__((always_inline))
 #define ALIGNED __attribute__((aligned(64)))
+#define NOINLINE __attribute__((noinline))
 #define PREFETCH(address, to_write) \
     ((to_write) ? __builtin_prefetch(address, 1, 3) : __builtin_prefetch(address, 0, 3))
 #else
-#define INLINE static inline
 #define ALIGNED
+#define NOINLINE
 #define PREFETCH(address, to_write) ((void)(address))
 #endif
 
@@ -45,11 +45,9 @@ enum {
 #if LOGITLOSS_REAL == 32
 #define REAL_TYPE LOGITLOSS_FLOAT32
 #define REAL_MIN FLT_MIN
-#define SMALL_LOGIT 32.0f
 #else
 #define REAL_TYPE LOGITLOSS_FLOAT64
 #define REAL_MIN DBL_MIN
-#define SMALL_LOGIT 256.0
 #endif
 
 INLINE void prefetch(const REAL *values, int to_write)
@@ -103,10 +101,11 @@ typedef struct {
     UINT logit, label, sum, least_sum;
 } extremes;
 
-/* `general` is a constant in every caller: without weights and with one pos_weight for
- * all the compiler keeps everything but the labels in registers. */
+/* `general` and `any_logit` are constants in every caller: without weights and with one
+ * pos_weight for all the compiler keeps everything but the labels in registers, and for
+ * ordinary logits it leaves out the scaling and what infinity needs, a tenth of the work. */
 INLINE extremes first_pass(inputs in, terms *restrict to, ptrdiff_t start, ptrdiff_t stop, extremes seen,
-                           logitloss_operation operation, int general)
+                           logitloss_operation operation, int general, int any_logit)
 {
     for (ptrdiff_t i = start; i < stop; i++) {
         REAL x = in.logits[i];
@@ -121,15 +120,15 @@ INLINE extremes first_pass(inputs in, terms *restrict to, ptrdiff_t start, ptrdi
             minus_positive = masked(weight * minus_positive, mask);
             x = masked(x, mask);
         }
-        const coefficients c = coefficients_of(x, negative, minus_positive);
+        const coefficients c = coefficients_of(x, negative, minus_positive, any_logit);
         if (operation != LOGITLOSS_LOSS) {
             to->towards[i] = c.towards;
             to->against[i] = c.against;
         }
         to->sum[i] = c.sum;
         if (operation != LOGITLOSS_GRAD_AND_HESS)
-            to->linear[i] = linear_part(x, c.towards);
-        const pair e = exp_neg_abs(x);
+            to->linear[i] = linear_part(x, c.towards, any_logit);
+        const pair e = exp_neg_abs(x, any_logit);
         to->e_hi[i] = e.hi;
         to->e_lo[i] = e.lo;
 
@@ -144,30 +143,24 @@ INLINE extremes first_pass(inputs in, terms *restrict to, ptrdiff_t start, ptrdi
     return seen;
 }
 
-INLINE void loss_pass(const terms *restrict from, REAL *restrict out, ptrdiff_t n)
+INLINE void second_pass(const terms *restrict from, pair factor, REAL *restrict first, REAL *restrict second,
+                        ptrdiff_t n, logitloss_operation operation, int any_logit)
 {
     for (ptrdiff_t i = 0; i < n; i++) {
-        const pair log1p_e = log1p_scaled((pair){from->e_hi[i], from->e_lo[i]});
-        out[i] = loss(from->sum[i], log1p_e, from->linear[i]);
-    }
-}
-
-INLINE void gradient_pass(const terms *restrict from, pair factor, REAL *restrict out, ptrdiff_t n)
-{
-    for (ptrdiff_t i = 0; i < n; i++) {
-        const sigmoid s = sigmoid_scaled((pair){from->e_hi[i], from->e_lo[i]});
-        const REAL value = gradient(from->towards[i], from->against[i], s);
-        out[i] = FMA(value, factor.hi, value * factor.lo);
-    }
-}
-
-INLINE void grad_and_hess_pass(const terms *restrict from, REAL *restrict first, REAL *restrict second,
-                               ptrdiff_t n)
-{
-    for (ptrdiff_t i = 0; i < n; i++) {
-        const sigmoid s = sigmoid_scaled((pair){from->e_hi[i], from->e_lo[i]});
-        first[i] = gradient(from->towards[i], from->against[i], s);
-        second[i] = hessian(from->sum[i], s);
+        const pair e = {from->e_hi[i], from->e_lo[i]};
+        const expansion at = expand(e, any_logit);
+        if (operation != LOGITLOSS_GRAD_AND_HESS)
+            first[i] = loss(from->sum[i], log1p_scaled(e, at), from->linear[i]);
+        if (operation != LOGITLOSS_LOSS) {
+            const sigmoid s = sigmoid_scaled(e, at, any_logit);
+            const REAL value = gradient(from->towards[i], from->against[i], s, any_logit);
+            if (operation == LOGITLOSS_VALUE_AND_GRAD)
+                second[i] = FMA(value, factor.hi, value * factor.lo);
+            else {
+                first[i] = value;
+                second[i] = hessian(from->sum[i], s, any_logit);
+            }
+        }
     }
 }
 
@@ -196,7 +189,7 @@ INLINE int may_need_care(inputs in, extremes seen, ptrdiff_t n, int general)
     const int has_plain_labels = seen.label <= bits_of(1);
     if (!general && q == 1 && has_plain_labels)
         return 0;
-    if (has_plain_labels && seen.logit <= magnitude(SMALL_LOGIT)
+    if (has_plain_labels && seen.logit <= magnitude(ORDINARY_LOGIT)
         && (general ? seen.sum <= magnitude(SUM_MAX) && seen.least_sum >= magnitude(SUM_MIN) - 1
                     : (SUM_MIN <= q && q <= SUM_MAX) || q == 0))
         return 0;
@@ -223,6 +216,25 @@ INLINE void take_care(logitloss_operation operation, inputs in, pair factor, REA
     }
 }
 
+/* Both passes for logits of any size, out of line: inline, their constants would take registers
+ * from those for ordinary ones. */
+NOINLINE static void run_any_logit(logitloss_operation operation, inputs in, terms *restrict block, pair factor,
+                                   REAL *restrict first, REAL *restrict second, ptrdiff_t n, int general)
+{
+#define PASSES(operation, general)                                                 \
+    (first_pass(in, block, 0, n, (extremes){0}, operation, general, 1),            \
+     second_pass(block, factor, first, second, n, operation, 1))
+#define RUN(operation) \
+    case operation: general ? PASSES(operation, 1) : PASSES(operation, 0); break
+    switch (operation) {
+        RUN(LOGITLOSS_LOSS);
+        RUN(LOGITLOSS_VALUE_AND_GRAD);
+        RUN(LOGITLOSS_GRAD_AND_HESS);
+    }
+#undef RUN
+#undef PASSES
+}
+
 INLINE void compute(logitloss_operation operation, inputs in, pair factor, REAL *restrict first,
                     REAL *restrict second, ptrdiff_t n, int general)
 {
@@ -239,14 +251,12 @@ INLINE void compute(logitloss_operation operation, inputs in, pair factor, REAL 
         prefetch(first + start, 1);
         if (operation != LOGITLOSS_LOSS)
             prefetch(second + start, 1);
-        seen = first_pass(in, &block, start, stop, seen, operation, general);
+        seen = first_pass(in, &block, start, stop, seen, operation, general, 0);
     }
-    if (operation != LOGITLOSS_GRAD_AND_HESS)
-        loss_pass(&block, first, n);
-    if (operation == LOGITLOSS_VALUE_AND_GRAD)
-        gradient_pass(&block, factor, second, n);
-    if (operation == LOGITLOSS_GRAD_AND_HESS)
-        grad_and_hess_pass(&block, first, second, n);
+    if (seen.logit <= magnitude(ORDINARY_LOGIT))
+        second_pass(&block, factor, first, second, n, operation, 0);
+    else
+        run_any_logit(operation, in, &block, factor, first, second, n, general);
     if (may_need_care(in, seen, n, general))
         take_care(operation, in, factor, first, second, n, general);
 }
@@ -319,9 +329,9 @@ INLINE ptrdiff_t padded(ptrdiff_t n)
 INLINE const REAL *fetch(const logitloss_operand *operand, ptrdiff_t start, ptrdiff_t n, int copy,
                          REAL *buffer)
 {
-    const ptrdiff_t index = start / operand->repeat % operand->period;
-    const char *data = operand->data + index * operand->stride;
     if (operand->repeat == 1) {
+        const ptrdiff_t index = start < operand->period ? start : start % operand->period;
+        const char *data = operand->data + index * operand->stride;
         if (!copy && n % LANES == 0 && operand->type == REAL_TYPE && operand->stride == sizeof(REAL))
             return (const REAL *)data;
         convert(data, operand->stride, operand->type, n, buffer);

@@ -13,11 +13,12 @@
  *     sigma(+m)     = 1 - sigma(-m)          (no cancellation: it is >= 1/2)
  *
  * e is carried as a sum hi + lo, because its rounding alone would cost half an
- * ulp of the result, and scaled up by 2^S, because results in the subnormal
- * range must be rounded once, at the very end, after the coefficients have been
- * applied.  DOWN = 2^-S undoes the scaling.  blocks.c sends coefficients whose sum
- * is outside SUM_MIN .. SUM_MAX elsewhere: within it neither they times 2^-S nor an
- * e 2^S that matters is subnormal.
+ * ulp of the result, and, where `any_logit`, scaled up by 2^S, because results in
+ * the subnormal range must be rounded once, at the very end, after the coefficients
+ * have been applied; DOWN = 2^-S undoes the scaling.  Otherwise |x| must be at most
+ * ORDINARY_LOGIT, where S = 0 does and gives the same bits.  blocks.c sends
+ * coefficients whose sum is outside SUM_MIN .. SUM_MAX elsewhere: within it neither
+ * they times 2^-S nor an e 2^S that matters is subnormal.
  */
 #ifndef LOGITLOSS_LOGISTIC_H
 #define LOGITLOSS_LOGISTIC_H
@@ -25,6 +26,13 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+
+/* A function that is called in a loop keeps it from being vectorised. */
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static inline
+#endif
 
 /* EXP_POLYNOMIAL is (exp(r) - 1 - r) / r^2 for |r| <= ln(2)/2 and LOG_POLYNOMIAL
  * log1p(e) / e - LOG_CENTRE for t = e - LOG_ORIGIN, 0 <= e <= 1, both in Estrin's order,
@@ -44,6 +52,7 @@ typedef uint32_t UINT;
 #define DOWN 0x1p-75f
 #define SUM_MIN 0x1p-51f
 #define SUM_MAX 0x1p51f
+#define ORDINARY_LOGIT 32.0f
 #define LOG_CENTRE 0.875f
 #define LOG_ORIGIN 0.5f
 #define LN2 0x1.62e43p-1f
@@ -78,6 +87,7 @@ typedef uint64_t UINT;
 #define DOWN 0x1p-537
 #define SUM_MIN 0x1p-485
 #define SUM_MAX 0x1p484
+#define ORDINARY_LOGIT 256.0
 #define LOG_CENTRE 0.9375
 #define LOG_ORIGIN 0.5
 #define LN2 0x1.62e42fefa39efp-1
@@ -131,6 +141,12 @@ typedef struct {
     REAL hi, lo;
 } pair;
 
+/* 2^-S */
+INLINE REAL down(int any_logit)
+{
+    return any_logit ? DOWN : 1;
+}
+
 /* exp(-|x|) * 2^S, as a pair.
  *
  * exp(-m) = 2^k exp(r), k = round(-m / ln 2), r = -m - k ln 2, |r| <= ln(2)/2
@@ -138,7 +154,7 @@ typedef struct {
  *
  * Adding `magic` rounds to an integer and leaves k + bias + S in the low bits:
  * shifted into place they are the exponent field of 2^(k + S). */
-static inline pair exp_neg_abs(REAL x)
+INLINE pair exp_neg_abs(REAL x, int any_logit)
 {
     UINT bits;
     memcpy(&bits, &x, sizeof bits);
@@ -148,9 +164,10 @@ static inline pair exp_neg_abs(REAL x)
     /* At the clamp k + bias + S is 0, so that the power, and with it e, is
      * exactly 0 from there to infinity.  NaN passes the comparison. */
     const REAL clamp = (SCALE + EXPONENT_BIAS) * -LN2;
-    v = v < clamp ? clamp : v;
+    if (any_logit)
+        v = v < clamp ? clamp : v;
 
-    const REAL magic = ROUND_TO_INTEGER + EXPONENT_BIAS + SCALE;
+    const REAL magic = ROUND_TO_INTEGER + EXPONENT_BIAS + (any_logit ? SCALE : 0);
     const REAL shifted = FMA(v, LOG2_E, magic);
     const REAL k = shifted - magic;
     /* LN2_HI has so few bits that k * LN2_HI and the difference are exact: r_hi has no
@@ -174,7 +191,7 @@ static inline pair exp_neg_abs(REAL x)
 }
 
 /* a * LOG_CENTRE + b with one rounding, or close to it. */
-static inline LAST_REAL centre_plus(REAL a, LAST_REAL b)
+INLINE LAST_REAL centre_plus(REAL a, LAST_REAL b)
 {
 #if LOGITLOSS_REAL == 64 && !defined(HAS_FMA)
     /* LOG_CENTRE is 1 - 1/16: both differences are exact. */
@@ -186,15 +203,27 @@ static inline LAST_REAL centre_plus(REAL a, LAST_REAL b)
 #endif
 }
 
-/* log1p(e) * 2^S = e LOG_CENTRE + e R(e), |R| < 1/4.  Only the small second term
- * carries rounding errors into the last operation.  e.lo is multiplied by the
- * derivative 1 / (1 + e), by its secant. */
-static inline pair log1p_scaled(pair e)
+/* What log1p(e) and sigma have in common: t, the derivative 1 / (1 + e) of log1p, by its
+ * secant, which suffices for the corrections it multiplies, and the one for e.lo. */
+typedef struct {
+    REAL t, slope, correction;
+} expansion;
+
+INLINE expansion expand(pair e, int any_logit)
 {
-    const REAL t = FMA(e.hi, DOWN, -LOG_ORIGIN);
-    const REAL t2 = t * t;
-    const REAL correction = e.lo * FMA(t, (REAL)-0.5, 1 - LOG_ORIGIN / 2);
-    const LAST_REAL small = LAST(e.hi, LOG_POLYNOMIAL(t, t2), correction);
+    expansion at;
+    at.t = FMA(e.hi, down(any_logit), -LOG_ORIGIN);
+    at.slope = FMA(at.t, (REAL)-0.5, 1 - LOG_ORIGIN / 2);
+    at.correction = e.lo * at.slope;
+    return at;
+}
+
+/* log1p(e) * 2^S = e LOG_CENTRE + e R(e), |R| < 1/4.  Only the small second term
+ * carries rounding errors into the last operation. */
+INLINE pair log1p_scaled(pair e, expansion at)
+{
+    const REAL t = at.t, t2 = t * t;
+    const LAST_REAL small = LAST(e.hi, LOG_POLYNOMIAL(t, t2), at.correction);
     pair result;
     result.hi = (REAL)centre_plus(e.hi, small);
     result.lo = (REAL)(centre_plus(e.hi, -result.hi) + small);
@@ -202,22 +231,21 @@ static inline pair log1p_scaled(pair e)
 }
 
 /* s = sigma(-|x|) * 2^S = e / (1 + e), to first order in the rounding errors:
- * s = estimate + (correction + remainder) * complement, where the complement is
- * 1 - s 2^-S, the correction makes good the rounding of 1 + e and e.lo, and the
- * remainder that of the division. */
+ * value = estimate + correction / (1 + e), where the correction makes good the
+ * rounding of 1 + e and e.lo.  The remainder is that of the division. */
 typedef struct {
-    REAL estimate, complement, correction, remainder;
+    REAL value, estimate, correction, remainder;
 } sigmoid;
 
-static inline sigmoid sigmoid_scaled(pair e)
+INLINE sigmoid sigmoid_scaled(pair e, expansion at, int any_logit)
 {
     sigmoid s;
-    const REAL denominator = FMA(e.hi, DOWN, (REAL)1);
-    const REAL error = FMA(e.hi, DOWN, 1 - denominator);
+    const REAL denominator = FMA(e.hi, down(any_logit), (REAL)1);
+    const REAL error = FMA(e.hi, down(any_logit), 1 - denominator);
     s.estimate = e.hi / denominator;
-    s.complement = FMA(-s.estimate, DOWN, (REAL)1);
-    s.correction = FMA(e.lo, s.complement, -(s.estimate * error));
+    s.correction = FMA(-s.estimate, error, at.correction);
     s.remainder = FMA(-s.estimate, denominator, e.hi);
+    s.value = FMA(s.correction, at.slope, s.estimate);
     return s;
 }
 
@@ -229,49 +257,50 @@ static inline sigmoid sigmoid_scaled(pair e)
  * each of which is formed once, from its own factors, so that neither a small
  * pos_weight nor a label next to 1 is lost in a sum.  With the signs they have in
  * the gradient, negative sigma(x) - positive sigma(-x), `towards` belongs to the
- * term that x favours and `against` to the other; `sum` is scaled by 2^-S.
+ * term that x favours and `against`, scaled by 2^-S, to the other; `sum` is scaled
+ * as well.
  */
 typedef struct {
     REAL towards, against, sum;
 } coefficients;
 
-static inline coefficients coefficients_of(REAL x, REAL negative, REAL minus_positive)
+INLINE coefficients coefficients_of(REAL x, REAL negative, REAL minus_positive, int any_logit)
 {
     coefficients c;
     c.towards = x > 0 ? negative : minus_positive;
-    c.against = x > 0 ? minus_positive : negative;
-    c.sum = (negative - minus_positive) * DOWN;
+    c.against = (x > 0 ? minus_positive : negative) * down(any_logit);
+    c.sum = (negative - minus_positive) * down(any_logit);
     return c;
 }
 
 /* negative max(x, 0) + positive max(-x, 0); a term whose coefficient is zero is zero, at
  * infinite logits too. */
-static inline REAL linear_part(REAL x, REAL towards)
+INLINE REAL linear_part(REAL x, REAL towards, int any_logit)
 {
-    return towards == 0 ? 0 : towards * x;
+    return any_logit && towards == 0 ? 0 : towards * x;
 }
 
 /* (negative + positive) log1p(e) + linear */
-static inline REAL loss(REAL sum, pair log1p_e, REAL linear)
+INLINE REAL loss(REAL sum, pair log1p_e, REAL linear)
 {
     return FMA(sum, log1p_e.hi, FMA(sum, log1p_e.lo, linear));
 }
 
-/* towards sigma(|x|) + against sigma(-|x|) */
-static inline REAL gradient(REAL towards, REAL against, sigmoid s)
+/* towards sigma(|x|) + against sigma(-|x|): towards - towards s + against s, which at
+ * x = 0, where s is 1/2, is rounded but once. */
+INLINE REAL gradient(REAL towards, REAL against, sigmoid s, int any_logit)
 {
-    const REAL value = FMA(s.correction, s.complement, s.estimate);
-    return FMA(against * value, DOWN, towards * FMA(-value, DOWN, (REAL)1));
+    return FMA(against, s.value, FMA(-towards, s.value * down(any_logit), towards));
 }
 
 /* (negative + positive) sigma(x) sigma(-x) = (negative + positive) (s - s^2), s in
- * both its parts, because a rounding of s just above a power of two would count twice
+ * all its parts, because a rounding of s just above a power of two would count twice
  * in a result just below. */
-static inline REAL hessian(REAL sum, sigmoid s)
+INLINE REAL hessian(REAL sum, sigmoid s, int any_logit)
 {
-    const REAL unscaled = s.estimate * DOWN;
+    const REAL unscaled = s.estimate * down(any_logit);
     const REAL slope = FMA((REAL)-2, unscaled, (REAL)1);
-    const REAL rest = ((s.correction + s.remainder) * s.complement) * slope;
+    const REAL rest = ((s.correction + s.remainder) * (1 - unscaled)) * slope;
     return sum * (s.estimate + FMA(-unscaled, s.estimate, rest));
 }
 
