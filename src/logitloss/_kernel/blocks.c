@@ -28,9 +28,9 @@
 
 enum {
     BLOCK = LOGITLOSS_BLOCK,
-    /* A short block is padded to a multiple of this in a buffer, so that no loop
-     * runs a scalar remainder. */
-    LANES = 32,
+    /* Elements of the widest vector: a short block is padded to that many in a buffer, so
+     * that no loop of a pass runs a scalar remainder. */
+    LANES = 64 / sizeof(REAL),
     /* The number of partial sums. */
     SUMS = BLOCK / 4,
     /* Bytes ahead of the elements at hand, and elements that are prefetched at a time,
@@ -290,10 +290,6 @@ INLINE void accumulate(partial_sums *restrict sums, const REAL *restrict values)
 /* Elements start .. start + n of a strided array of any real type. */
 static void convert(const char *data, ptrdiff_t stride, logitloss_type type, ptrdiff_t n, REAL *restrict out)
 {
-    if (type == REAL_TYPE && stride == sizeof(REAL)) {
-        memcpy(out, data, (size_t)n * sizeof(REAL));
-        return;
-    }
     /* Unit stride has a loop of its own, which the compiler can vectorise. */
 #define CONVERT(code, ctype)                                                     \
     case code:                                                                   \
@@ -319,16 +315,13 @@ static void convert(const char *data, ptrdiff_t stride, logitloss_type type, ptr
 #undef CONVERT
 }
 
-INLINE ptrdiff_t padded(ptrdiff_t n)
-{
-    return (n + LANES - 1) / LANES * LANES;
-}
-
 /* The operand's elements start .. start + n: in place where they lie as the passes
  * need them, otherwise converted into the buffer and padded with zeros. */
 INLINE const REAL *fetch(const logitloss_operand *operand, ptrdiff_t start, ptrdiff_t n, int copy,
                          REAL *buffer)
 {
+    if (n < LANES)
+        memset(buffer, 0, LANES * sizeof(REAL));
     if (operand->repeat == 1) {
         const ptrdiff_t index = start < operand->period ? start : start % operand->period;
         const char *data = operand->data + index * operand->stride;
@@ -348,7 +341,6 @@ INLINE const REAL *fetch(const logitloss_operand *operand, ptrdiff_t start, ptrd
             done += run;
         }
     }
-    memset(buffer + n, 0, (size_t)(padded(n) - n) * sizeof(REAL));
     return buffer;
 }
 
@@ -361,7 +353,8 @@ INLINE void store(const logitloss_result *result, ptrdiff_t start, ptrdiff_t n, 
 {
     char *data = result->data + start * result->stride;
     if (result->stride == sizeof(REAL))
-        memcpy(data, values, (size_t)n * sizeof(REAL));
+        for (ptrdiff_t i = 0; i < n; i++)
+            ((REAL *)data)[i] = values[i];
     else
         for (ptrdiff_t i = 0; i < n; i++)
             *(REAL *)(data + i * result->stride) = values[i];
@@ -394,9 +387,14 @@ INLINE logitloss_sum run_blocks(const logitloss_task *task, ptrdiff_t start, ptr
 
     for (ptrdiff_t at = start, n; at < stop; at += n) {
         n = stop - at < BLOCK ? stop - at : BLOCK;
-        /* What does not fill the lanes is a block of its own, the last. */
-        if (n > LANES)
+        /* What does not fill the last vector is a block of its own, which goes back to fill one
+         * where computing elements twice does no harm. */
+        if (n > LANES) {
             n -= n % LANES;
+        } else if (at - start >= LANES && !task->in_place && !task->reduce) {
+            n = LANES;
+            at = stop - n;
+        }
         in.logits = fetch(&task->logits, at, n, task->in_place, logits);
         in.labels = fetch(&task->labels, at, n, task->in_place, labels);
         if (general && task->pos_weight.data)
@@ -404,11 +402,13 @@ INLINE logitloss_sum run_blocks(const logitloss_task *task, ptrdiff_t start, ptr
         if (general && task->weight.data)
             in.weight = fetch(&task->weight, at, n, task->in_place, weight);
 
-        const int first_in_place = task->first.data && is_contiguous(&task->first, n) && !(task->reduce && n < BLOCK);
+        /* What is summed up is padded with zeros to a whole block. */
+        const int first_in_place = task->first.data && is_contiguous(&task->first, n)
+                                   && !(task->reduce && n < BLOCK);
         const int second_in_place = task->second.data && is_contiguous(&task->second, n);
         REAL *first = first_in_place ? (REAL *)task->first.data + at : first_buffer;
         REAL *second = second_in_place ? (REAL *)task->second.data + at : second_buffer;
-        compute(operation, in, factor, first, second, padded(n), general);
+        compute(operation, in, factor, first, second, n < LANES ? LANES : n, general);
 
         if (task->reduce) {
             for (ptrdiff_t i = n; i < BLOCK; i++)
