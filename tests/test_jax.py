@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import math
 import os
@@ -23,10 +24,13 @@ jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
 from logitloss._backends import jax as backend  # noqa: E402
+from logitloss._kernel import kernel  # noqa: E402
 
 BACKEND = backends.get("jax")
 
 inf, nan = math.inf, math.nan
+
+needs_kernel = pytest.mark.skipif(kernel.xla_handler() is None, reason="no custom call here")
 
 MAGNITUDES = [0.0, 1e-10, 1e-3, 0.5, 2.3, 15.0, 20.0, 37.0, 80.0, 87.5, 95.0, 150.0, 709.0, 745.0]
 LOGITS = [*MAGNITUDES, *(-m for m in MAGNITUDES)]
@@ -160,7 +164,7 @@ TRANSFORMATIONS = {
 
 @pytest.mark.parametrize("label", [0.0, 1.0, 0.25])
 @pytest.mark.parametrize("transformation", TRANSFORMATIONS)
-def test_transformations_meet_the_closed_form(transformation: str, label: float) -> None:
+def test_transformations_meet_the_closed_form(path: str, transformation: str, label: float) -> None:
     logits = np.array([0.0, -0.0, 1.0, -3.0, 40.0, -40.0, -700.0, inf, -inf])
     q = 3.0
 
@@ -198,9 +202,9 @@ def test_own_log1p_is_accurate() -> None:
             assert max(reference.distances(np.asarray(log1p(jnp.asarray(e))), true, dtype)) <= 1.3
 
 
-@pytest.fixture(params=["kernel", "formula"])
+@pytest.fixture(params=[pytest.param("kernel", marks=needs_kernel), "formula"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Compute by the kernel, or as where XLA does not take it."""
+    """Compute by the kernel, or as where XLA does not take it: on a GPU, or on many CPUs."""
     if request.param == "formula":
         monkeypatch.setattr(backend, "_is_registered", lambda: False)
     jax.clear_caches()
@@ -227,6 +231,7 @@ def test_sums_of_any_values(path: str, pos_weight: float, dtype: str) -> None:
                 np.testing.assert_array_equal(got, expected[0].astype(dtype))
 
 
+@needs_kernel
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_kernel_gives_the_bits_of_numpy(dtype: str) -> None:
     """Of the sum, too, and with the work divided among threads: on one there are no others."""
@@ -316,23 +321,27 @@ def test_infinite_slopes_stay_with_their_argument() -> None:
     np.testing.assert_array_equal(slopes(jnp.ones(2)), [0, inf])
 
 
-def test_vmap_over_any_argument() -> None:
-    labels, logits = np.array([[1.0, 0.0], [0.5, 1.0]]), np.array([[2.0, -3.0], [0.0, 9.0]])
-    pos_weight = np.array([0.5, 2.0])
-    for axes in itertools.product([0, None], [0, 1, None], [0, None]):
-        if axes == (None,) * 3:
-            continue
-        arguments = [
-            a if axis is not None else a[0]
-            for a, axis in zip((labels, logits, pos_weight), axes, strict=True)
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("coefficient", [(), (3,), (2, 3)], ids=str)
+def test_vmap_over_any_argument(path: str, coefficient: tuple[int, ...], reduction: str) -> None:
+    generator = np.random.default_rng(3)
+    arguments = [generator.random((4, *s)) for s in ((2, 3), (2, 3), coefficient, coefficient)]
+
+    def results(labels, logits, pos_weight, weight):
+        options = {"weight": weight, "reduction": reduction}
+        return logitloss.value_and_grad(labels, logits, pos_weight, **options)
+
+    for mapped in [*np.eye(4, dtype=bool), np.ones(4, dtype=bool)]:
+        # Along the last axis, lest the first be right by chance.
+        given = [
+            np.moveaxis(a, 0, -1) if m else a[0] for a, m in zip(arguments, mapped, strict=True)
         ]
-        got = jax.vmap(weighted, axes)(*map(jnp.asarray, arguments))
-        for i in range(2):
-            one = [
-                a if axis is None else np.take(a, i, axis)
-                for a, axis in zip(arguments, axes, strict=True)
-            ]
-            np.testing.assert_allclose(got[i], weighted(*one), rtol=1e-15)
+        axes = [a.ndim - 1 if m else None for a, m in zip(given, mapped, strict=True)]
+        got = jax.vmap(results, axes)(*map(jnp.asarray, given))
+        for i in range(4):
+            one = [a[i if m else 0] for a, m in zip(arguments, mapped, strict=True)]
+            for value, expected in zip(got, results(*one), strict=True):
+                np.testing.assert_allclose(value[i], expected, rtol=1e-14, atol=1e-15)
 
 
 def test_jit_needs_shapes_and_dtypes_only() -> None:
@@ -362,15 +371,92 @@ def test_numpy_beside_traced_arrays() -> None:
     np.testing.assert_array_max_ulp(got, expected, 4)
 
 
-def test_subnormals_are_zeros() -> None:
-    """As inputs and as results: XLA's CPU computes so, and docs/backends.md says it."""
+def test_subnormals(path: str) -> None:
+    """As inputs and as results: zeros for XLA's CPU, but not for the kernel (docs/backends.md)."""
     points = np.float32([[1, 0, 1e-40], [0, -100, 1], [1e-40, -1e38, 1]])
-    assert all(weighted(*point[:, None]) > 0 for point in points)
+    expected = weighted(*points.T) if path == "kernel" else np.zeros(3)
+    assert (weighted(*points.T) > 0).all()
     for run in (weighted, jax.jit(weighted)):
-        np.testing.assert_array_equal(run(*map(jnp.asarray, points.T)), 0)
+        np.testing.assert_array_equal(run(*map(jnp.asarray, points.T)), expected)
     # What is normal in the end is right, although exp(-100) is not.
     lifted = [np.full(1, value, "float32") for value in (1, 100, 1e30)]
     np.testing.assert_array_max_ulp(weighted(*map(jnp.asarray, lifted)), weighted(*lifted), 4)
+    # Neither the caller's mode nor that of XLA is changed.
+    assert points[0, 2] * np.float32(1) > 0
+    assert jnp.asarray(points)[2, 0] * 1 == 0
+
+
+CUSTOM_CALL = "custom_call @logitloss"
+
+
+@needs_kernel
+def test_kernel_is_for_one_cpu_only() -> None:
+    arguments = [jax.ShapeDtypeStruct((4, 3), "float32")] * 2
+    mean = jax.jit(lambda z, x: jax.value_and_grad(one_mean, 1)(z, x))
+    traced = mean.trace(*arguments)
+    assert traced.lower(lowering_platforms=("cpu",)).as_text().count(CUSTOM_CALL) == 1
+    for platform in ("cuda", "tpu"):
+        assert CUSTOM_CALL not in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def one_mean(labels, logits):
+    return weighted(labels, logits, 3.0, reduction="mean")
+
+
+def test_export() -> None:
+    """An exported program holds the formula, for any platform and any number of rows."""
+    labels, logits = np.float32([[1, 0, 1], [0, 0.5, 1]]), np.float32([[-20, 3, 0], [-1, 2, 70]])
+    shape = jax.export.symbolic_shape("rows, 3")
+    arguments = [jax.ShapeDtypeStruct(shape, "float32")] * 2
+    function = jax.jit(jax.value_and_grad(one_mean, 1))
+    exported = jax.export.export(function, platforms=["cpu", "cuda"])(*arguments)
+    got = jax.export.deserialize(exported.serialize()).call(labels, logits)
+    expected = logitloss.value_and_grad(labels, logits, 3.0, reduction="mean")
+    for value, true in zip(got, expected, strict=True):
+        np.testing.assert_array_max_ulp(np.asarray(value), true, 4)
+
+
+@pytest.mark.parametrize("refusal", [RuntimeError("incompatible API version"), AttributeError()])
+def test_without_the_kernel_there_is_the_formula(
+    refusal: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments, **options):
+        raise refusal
+
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
+    backend._is_registered.cache_clear()
+    jax.clear_caches()
+    try:
+        labels, logits = np.array([1.0, 0.0]), np.array([-3.0, -30.0])
+        lowered = jax.jit(one_mean).lower(labels, logits)
+        assert CUSTOM_CALL not in lowered.as_text()
+        np.testing.assert_array_max_ulp(
+            np.asarray(lowered.compile()(labels, logits)), one_mean(labels, logits), 4
+        )
+    finally:
+        backend._is_registered.cache_clear()
+        jax.clear_caches()
+
+
+def test_disable_jit(path: str) -> None:
+    labels, logits = np.array([1.0, 0.0]), np.array([-3.0, -30.0])
+    with jax.disable_jit():
+        got = jax.value_and_grad(one_mean, 1)(labels, jnp.asarray(logits))
+    expected = logitloss.value_and_grad(labels, logits, 3.0, reduction="mean")
+    for value, true in zip(got, expected, strict=True):
+        np.testing.assert_array_max_ulp(np.asarray(value), true, 4)
+
+
+def test_many_calls_at_once(path: str) -> None:
+    """From many threads, each call divided among those of XLA; into the memory of an input, too."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=200_000)
+    labels = generator.random(logits.size)
+    step = jax.jit(jax.value_and_grad(one_mean, 1), donate_argnums=1)
+    expected = step(labels, jnp.array(logits))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for got in pool.map(lambda _: step(labels, jnp.array(logits)), range(100)):
+            jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
 @pytest.mark.parametrize("name", [None, "cost_of_clicks"])
@@ -429,6 +515,29 @@ value, gradient = logitloss.value_and_grad(*placed, pos_weight, reduction="mean"
 assert gradient.sharding == placed[1].sharding
 check(value, gradient)
 """
+
+
+FORK = """
+import os, jax.numpy as jnp, numpy as np, logitloss
+
+def total(logits):
+    return float(logitloss.value_and_grad(logits, logits, reduction="mean")[0])
+
+logits = np.linspace(0, 1, 200_000)
+expected = total(logits)
+assert total(jnp.asarray(logits, "float32")) > 0
+child = os.fork()
+if not child:
+    os._exit(total(logits) != expected)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_fork_after_calls_from_jax() -> None:
+    """NumPy arrays are computed in the child, although XLA's threads are not there."""
+    run = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
 
 
 def test_two_devices() -> None:

@@ -131,11 +131,11 @@ typedef struct {
     attributes attributes;
 } call;
 
-enum { METADATA_EXTENSION = 1, EXECUTE_STAGE = 3, FLOAT32 = 11, RESOURCE_EXHAUSTED = 8 };
+enum { METADATA_EXTENSION = 1, EXECUTE_STAGE = 3, FLOAT32 = 11, INVALID_ARGUMENT = 3, RESOURCE_EXHAUSTED = 8 };
 
-/* What jax.py passes, in alphabetical order. */
-enum { DIVISOR, OPERATION, POS_WEIGHT_PERIOD, POS_WEIGHT_REPEAT, REDUCE, WEIGHT_PERIOD, WEIGHT_REPEAT };
-enum { LABELS, LOGITS, POS_WEIGHT, WEIGHT };
+/* What jax.py passes; attributes come in alphabetical order. */
+enum { DIVISOR, OPERATION, POS_WEIGHT_PERIOD, POS_WEIGHT_REPEAT, REDUCE, WEIGHT_PERIOD, WEIGHT_REPEAT, ATTRIBUTES };
+enum { LABELS, LOGITS, POS_WEIGHT, WEIGHT, ARGUMENTS };
 
 enum {
     /* The slices of `_execute` in kernel.pyx, so that sums have the same bits. */
@@ -231,10 +231,9 @@ static void set_coefficient(logitloss_operand *operand, double *value, const cal
         *operand = (logitloss_operand){values->data, stride, integer(call, period + 1), integer(call, period), type};
 }
 
-static error *out_of_memory(const api *api)
+static error *fail(const api *api, int code, const char *message)
 {
-    return api->error_create(&(error_create_args){
-        sizeof(error_create_args), NULL, "no memory to divide the work in", RESOURCE_EXHAUSTED});
+    return api->error_create(&(error_create_args){sizeof(error_create_args), NULL, message, code});
 }
 
 static error *handler(call *call)
@@ -248,6 +247,8 @@ static error *handler(call *call)
         }
     if (call->stage != EXECUTE_STAGE)
         return NULL;
+    if (call->arguments.count != ARGUMENTS || call->attributes.count != ATTRIBUTES)
+        return fail(call->api, INVALID_ARGUMENT, "logitloss: compiled by another version");
 
     buffer **arguments = call->arguments.buffers, **results = call->results.buffers;
     const int is_float32 = arguments[LOGITS]->type == FLOAT32;
@@ -261,7 +262,7 @@ static error *handler(call *call)
 
     job *job = malloc(sizeof *job);
     if (!job)
-        return out_of_memory(call->api);
+        return fail(call->api, RESOURCE_EXHAUSTED, "logitloss: out of memory");
     logitloss_task *task = &job->task;
     *task = (logitloss_task){
         .operation = (logitloss_operation)integer(call, OPERATION),
