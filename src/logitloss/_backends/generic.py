@@ -104,7 +104,11 @@ def reduce_gradient(gradient: Array, inputs: Arguments, reduction: str) -> Array
 
 
 def total(values: Array, xp: Namespace) -> Array:
-    return xp.sum(values, dtype=accumulator(values, xp))
+    dtype = accumulator(values, xp)
+    if hasattr(values, "fill_value"):
+        # A sparse array would multiply its fill value in its own dtype, and convert the product.
+        values = xp.astype(values, dtype)
+    return xp.sum(values, dtype=dtype)
 
 
 def accumulator(values: Array, xp: Namespace) -> Any:
