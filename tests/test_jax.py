@@ -162,11 +162,18 @@ TRANSFORMATIONS = {
 }
 
 
-@pytest.mark.parametrize("label", [0.0, 1.0, 0.25])
+@pytest.mark.parametrize(
+    ("label", "dtype"),
+    [*((label, "float64") for label in (0.0, 1.0, 0.25)), (0.25, "float32"), (0.25, "bfloat16")],
+)
 @pytest.mark.parametrize("transformation", TRANSFORMATIONS)
-def test_transformations_meet_the_closed_form(path: str, transformation: str, label: float) -> None:
-    logits = np.array([0.0, -0.0, 1.0, -3.0, 40.0, -40.0, -700.0, inf, -inf])
+def test_transformations_meet_the_closed_form(
+    path: str, transformation: str, label: float, dtype: str
+) -> None:
+    finite = np.array([0.0, -0.0, 1.0, -3.0, 40.0, -40.0, 80.0, -80.0, -700.0])
     q = 3.0
+    at = [np.full_like(finite, label), finite, np.full_like(finite, q)]
+    bound = 0.51 if dtype == "bfloat16" else 4
 
     def loss(x):
         return weighted(jnp.full_like(x, label), x, q)
@@ -174,13 +181,28 @@ def test_transformations_meet_the_closed_form(path: str, transformation: str, la
     def slope(x):
         return logitloss.value_and_grad(jnp.full_like(x, label), x, q)[1]
 
-    gradient, hessian = logitloss.grad_and_hess(np.full_like(logits, label), logits, q)
+    logits = jnp.asarray([*finite, inf, -inf], dtype)
     apply = TRANSFORMATIONS[transformation]
-    got = apply(loss, jnp.asarray(logits))
-    np.testing.assert_array_max_ulp(got, gradient, 4)
+    got = apply(loss, logits)
+    assert got.dtype == dtype
+    assert_close(got[:-2], GRADIENT[1], at, dtype, bound=bound)
     np.testing.assert_array_equal(got[:2], (1 - label) / 2 - q * label / 2)
-    np.testing.assert_array_equal(got[-2:], gradient[-2:])
-    np.testing.assert_array_max_ulp(apply(slope, jnp.asarray(logits)), hessian, 4)
+    np.testing.assert_array_equal(got[-2:], [1 - label, -q * label])
+    got = apply(slope, logits)
+    assert_close(got[:-2], HESSIAN[1, 1], at, dtype, bound=bound)
+    np.testing.assert_array_equal(got[-2:], 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_hessian_of_a_sum(path: str, reduction: str, dtype: str) -> None:
+    at = [np.array(a, dtype) for a in ([1, 0, 0.25, 1], [0, -3, 40, -80], [0.5, 3, 3, 3])]
+    labels, logits, pos_weight = map(jnp.asarray, at)
+    got = jax.hessian(lambda x: weighted(labels, x, pos_weight, reduction=reduction))(logits)
+    bound = 0.51 if dtype == "bfloat16" else 4
+    factor = 0.25 if reduction == "mean" else 1.0
+    assert_close(jnp.diagonal(got), HESSIAN[1, 1], at, dtype, factor, bound)
+    np.testing.assert_array_equal(got[~np.eye(4, dtype=bool)], 0)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", -25.8), ("float64", -55.5)])
