@@ -30,6 +30,7 @@ BACKEND = backends.get("jax")
 
 inf, nan = math.inf, math.nan
 
+CUSTOM_CALL = "custom_call @logitloss"
 needs_kernel = pytest.mark.skipif(kernel.xla_handler() is None, reason="no custom call here")
 
 MAGNITUDES = [0.0, 1e-10, 1e-3, 0.5, 2.3, 15.0, 20.0, 37.0, 80.0, 87.5, 95.0, 150.0, 709.0, 745.0]
@@ -275,6 +276,23 @@ def test_kernel_gives_the_bits_of_numpy(dtype: str) -> None:
                 jax.tree.map(np.testing.assert_array_equal, got, function(*arguments, **options))
 
 
+@needs_kernel
+@pytest.mark.parametrize(
+    "kind", ["bool", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64))]
+)
+def test_kernel_reads_labels_of_any_integer_type(kind: str) -> None:
+    labels = np.array([[1, 0, 1, 1], [0, 0, 1, 0]])
+    logits = jnp.linspace(-3, 3, 8, dtype="float32").reshape(2, 4)
+    function = jax.jit(jax.value_and_grad(one_mean, 1))
+    given = jnp.asarray(labels, kind)
+    lines = function.lower(given, logits).as_text().splitlines()
+    (call,) = (line for line in lines if CUSTOM_CALL in line)
+    assert call.count("tensor<2x4xf32>") == 2  # logits and gradient
+    for reduce in (function, jax.vmap(function)):
+        got, expected = (reduce(z, logits) for z in (given, labels.astype("float32")))
+        jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
 @pytest.mark.parametrize("argument", range(4))
 @pytest.mark.parametrize("reduction", ["sum", "mean", "weighted_mean"])
 def test_gradients_of_reductions(path: str, reduction: str, argument: int) -> None:
@@ -408,9 +426,6 @@ def test_subnormals(path: str) -> None:
     assert jnp.asarray(points)[2, 0] * 1 == 0
 
 
-CUSTOM_CALL = "custom_call @logitloss"
-
-
 @needs_kernel
 def test_kernel_is_for_one_cpu_only() -> None:
     arguments = [jax.ShapeDtypeStruct((4, 3), "float32")] * 2
@@ -535,6 +550,17 @@ check(values.mean(), gradients.reshape(8, 3) / 2)
 placed = [jax.device_put(a, NamedSharding(mesh, rows)) for a in (labels, logits)]
 value, gradient = logitloss.value_and_grad(*placed, pos_weight, reduction="mean")
 assert gradient.sharding == placed[1].sharding
+check(value, gradient)
+
+with jax.set_mesh(jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Explicit,))):
+    placed = [jax.device_put(a, rows) for a in (labels, logits)]
+    value, gradient = jax.jit(jax.value_and_grad(mean, 1))(*placed, pos_weight)
+    assert gradient.sharding.is_equivalent_to(placed[1].sharding, 2)
+    check(value, gradient)
+
+second = [jax.device_put(a, jax.devices()[1]) for a in (labels, logits)]
+value, gradient = logitloss.value_and_grad(*second, pos_weight, reduction="mean")
+assert gradient.devices() == {jax.devices()[1]}
 check(value, gradient)
 """
 

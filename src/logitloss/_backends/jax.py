@@ -66,6 +66,9 @@ def _results(
 ) -> list[Array]:
     """What the operation computes, weighted and reduced."""
     inputs = generic.prepare(Arguments(jnp, labels, logits, pos_weight, weight, dtype))
+    if labels.dtype.kind in "biu":
+        # The kernel converts them itself.
+        inputs = inputs._replace(labels=labels)
     total, divisor = None, 1.0
     if reduction != "none":
         total = generic.accumulator(inputs.logits, jnp)
@@ -278,6 +281,7 @@ def _by_formula(
     total: Any,
     divisor: float,
 ) -> list[Array]:
+    labels = labels.astype(logits.dtype)
     inputs = Arguments(jnp, labels, logits, pos_weight, weight, logits.dtype)
     results = [_weighted(order, inputs) for order in _ORDERS[operation]]
     if total is not None:

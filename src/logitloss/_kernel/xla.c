@@ -133,6 +133,16 @@ typedef struct {
 
 enum { METADATA_EXTENSION = 1, EXECUTE_STAGE = 3, FLOAT32 = 11, INVALID_ARGUMENT = 3, RESOURCE_EXHAUSTED = 8 };
 
+/* The kernel's types by XLA's numbers for them, which begin with its bool. */
+static const struct {
+    logitloss_type type;
+    ptrdiff_t stride;
+} types[] = {
+    {0}, {LOGITLOSS_UINT8, 1}, {LOGITLOSS_INT8, 1}, {LOGITLOSS_INT16, 2}, {LOGITLOSS_INT32, 4},
+    {LOGITLOSS_INT64, 8}, {LOGITLOSS_UINT8, 1}, {LOGITLOSS_UINT16, 2}, {LOGITLOSS_UINT32, 4},
+    {LOGITLOSS_UINT64, 8}, {0}, {LOGITLOSS_FLOAT32, 4}, {LOGITLOSS_FLOAT64, 8},
+};
+
 /* What jax.py passes; attributes come in alphabetical order. */
 enum { DIVISOR, OPERATION, POS_WEIGHT_PERIOD, POS_WEIGHT_REPEAT, REDUCE, WEIGHT_PERIOD, WEIGHT_REPEAT, ATTRIBUTES };
 enum { LABELS, LOGITS, POS_WEIGHT, WEIGHT, ARGUMENTS };
@@ -220,15 +230,21 @@ static int64_t integer(const call *call, int attribute)
     return *(int64_t *)call->attributes.scalars[attribute]->value;
 }
 
-static void set_coefficient(logitloss_operand *operand, double *value, const call *call, int argument,
-                            int period, logitloss_type type, ptrdiff_t stride)
+static logitloss_operand operand(const call *call, int argument, ptrdiff_t repeat, ptrdiff_t period)
 {
     const buffer *values = call->arguments.buffers[argument];
-    operand->data = NULL;
-    if (integer(call, period) == 0)
-        *value = type == LOGITLOSS_FLOAT32 ? *(float *)values->data : *(double *)values->data;
+    return (logitloss_operand){values->data, types[values->type].stride, repeat, period, types[values->type].type};
+}
+
+/* A coefficient without a period is a number. */
+static void set_coefficient(logitloss_operand *result, double *value, const call *call, int argument, int attribute)
+{
+    const buffer *values = call->arguments.buffers[argument];
+    const ptrdiff_t period = integer(call, attribute), repeat = integer(call, attribute + 1);
+    if (period)
+        *result = operand(call, argument, repeat, period);
     else
-        *operand = (logitloss_operand){values->data, stride, integer(call, period + 1), integer(call, period), type};
+        *value = values->type == FLOAT32 ? *(float *)values->data : *(double *)values->data;
 }
 
 static error *fail(const api *api, int code, const char *message)
@@ -250,15 +266,13 @@ static error *handler(call *call)
     if (call->arguments.count != ARGUMENTS || call->attributes.count != ATTRIBUTES)
         return fail(call->api, INVALID_ARGUMENT, "logitloss: compiled by another version");
 
-    buffer **arguments = call->arguments.buffers, **results = call->results.buffers;
-    const int is_float32 = arguments[LOGITS]->type == FLOAT32;
-    const logitloss_type type = is_float32 ? LOGITLOSS_FLOAT32 : LOGITLOSS_FLOAT64;
-    const ptrdiff_t stride = is_float32 ? sizeof(float) : sizeof(double);
-    ptrdiff_t size = 1;
-    for (int64_t axis = 0; axis < arguments[LOGITS]->rank; axis++)
-        size *= arguments[LOGITS]->shape[axis];
-    const ptrdiff_t period = size ? size : 1;
+    buffer **results = call->results.buffers;
+    const buffer *logits = call->arguments.buffers[LOGITS];
+    const ptrdiff_t stride = types[logits->type].stride;
     const double divisor = *(double *)call->attributes.scalars[DIVISOR]->value;
+    ptrdiff_t size = 1;
+    for (int64_t axis = 0; axis < logits->rank; axis++)
+        size *= logits->shape[axis];
 
     job *job = malloc(sizeof *job);
     if (!job)
@@ -266,20 +280,20 @@ static error *handler(call *call)
     logitloss_task *task = &job->task;
     *task = (logitloss_task){
         .operation = (logitloss_operation)integer(call, OPERATION),
-        .logits = {arguments[LOGITS]->data, stride, 1, period, type},
-        .labels = {arguments[LABELS]->data, stride, 1, period, type},
+        .logits = operand(call, LOGITS, 1, size ? size : 1),
+        .labels = operand(call, LABELS, 1, size ? size : 1),
         .gradient_divisor = divisor,
         .reduce = integer(call, REDUCE) != 0,
     };
-    set_coefficient(&task->pos_weight, &task->pos_weight_scalar, call, POS_WEIGHT, POS_WEIGHT_PERIOD, type, stride);
-    set_coefficient(&task->weight, &task->weight_scalar, call, WEIGHT, WEIGHT_PERIOD, type, stride);
+    set_coefficient(&task->pos_weight, &task->pos_weight_scalar, call, POS_WEIGHT, POS_WEIGHT_PERIOD);
+    set_coefficient(&task->weight, &task->weight_scalar, call, WEIGHT, WEIGHT_PERIOD);
     if (!task->reduce)
         task->first = (logitloss_result){results[0]->data, stride};
     if (task->operation != LOGITLOSS_LOSS)
         task->second = (logitloss_result){results[1]->data, stride};
 
     const ptrdiff_t blocks = (size + LOGITLOSS_BLOCK - 1) / LOGITLOSS_BLOCK;
-    job->run = is_float32 ? run_float32 : run_float64;
+    job->run = logits->type == FLOAT32 ? run_float32 : run_float64;
     job->size = size;
     job->width = (blocks + MAX_SLICES - 1) / MAX_SLICES * LOGITLOSS_BLOCK;
     job->width = job->width < MIN_SLICE ? MIN_SLICE : job->width;
