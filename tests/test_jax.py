@@ -475,6 +475,16 @@ def test_without_the_kernel_there_is_the_formula(
         jax.clear_caches()
 
 
+@needs_kernel
+def test_kernel_accumulates_in_float64_without_x64() -> None:
+    # In float32 the thousand small terms would vanish beside the large one.
+    logits = np.float32([2.0**24, *1000 * [-3.0]])
+    labels = np.zeros_like(logits)
+    with jax.enable_x64(False):
+        got = weighted(*map(jnp.asarray, (labels, logits)), 1.0, reduction="sum")
+    np.testing.assert_array_equal(got, weighted(labels, logits, 1.0, reduction="sum"))
+
+
 def test_disable_jit(path: str) -> None:
     labels, logits = np.array([1.0, 0.0]), np.array([-3.0, -30.0])
     with jax.disable_jit():
