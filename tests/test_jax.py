@@ -23,6 +23,8 @@ from logitloss import weighted_cross_entropy_with_logits as weighted
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
+from jax import export  # noqa: E402
+
 from logitloss._backends import jax as backend  # noqa: E402
 from logitloss._kernel import kernel  # noqa: E402
 
@@ -443,11 +445,11 @@ def one_mean(labels, logits):
 def test_export() -> None:
     """An exported program holds the formula, for any platform and any number of rows."""
     labels, logits = np.float32([[1, 0, 1], [0, 0.5, 1]]), np.float32([[-20, 3, 0], [-1, 2, 70]])
-    shape = jax.export.symbolic_shape("rows, 3")
+    shape = export.symbolic_shape("rows, 3")
     arguments = [jax.ShapeDtypeStruct(shape, "float32")] * 2
     function = jax.jit(jax.value_and_grad(one_mean, 1))
-    exported = jax.export.export(function, platforms=["cpu", "cuda"])(*arguments)
-    got = jax.export.deserialize(exported.serialize()).call(labels, logits)
+    exported = export.export(function, platforms=["cpu", "cuda"])(*arguments)
+    got = export.deserialize(exported.serialize()).call(labels, logits)
     expected = logitloss.value_and_grad(labels, logits, 3.0, reduction="mean")
     for value, true in zip(got, expected, strict=True):
         np.testing.assert_array_max_ulp(np.asarray(value), true, 4)
@@ -480,8 +482,12 @@ def test_kernel_accumulates_in_float64_without_x64() -> None:
     # In float32 the thousand small terms would vanish beside the large one.
     logits = np.float32([2.0**24, *1000 * [-3.0]])
     labels = np.zeros_like(logits)
-    with jax.enable_x64(False):
+    jax.config.update("jax_enable_x64", False)
+    try:
         got = weighted(*map(jnp.asarray, (labels, logits)), 1.0, reduction="sum")
+    finally:
+        jax.config.update("jax_enable_x64", True)
+    assert got.dtype == "float32"
     np.testing.assert_array_equal(got, weighted(labels, logits, 1.0, reduction="sum"))
 
 
