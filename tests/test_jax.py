@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import concurrent.futures
 import itertools
 import math
 import os
@@ -23,11 +23,17 @@ from logitloss import weighted_cross_entropy_with_logits as weighted
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
+from jax import export  # noqa: E402
+
 from logitloss._backends import jax as backend  # noqa: E402
+from logitloss._kernel import kernel  # noqa: E402
 
 BACKEND = backends.get("jax")
 
 inf, nan = math.inf, math.nan
+
+CUSTOM_CALL = "custom_call @logitloss"
+needs_kernel = pytest.mark.skipif(kernel.xla_handler() is None, reason="no custom call here")
 
 MAGNITUDES = [0.0, 1e-10, 1e-3, 0.5, 2.3, 15.0, 20.0, 37.0, 80.0, 87.5, 95.0, 150.0, 709.0, 745.0]
 LOGITS = [*MAGNITUDES, *(-m for m in MAGNITUDES)]
@@ -159,11 +165,18 @@ TRANSFORMATIONS = {
 }
 
 
-@pytest.mark.parametrize("label", [0.0, 1.0, 0.25])
+@pytest.mark.parametrize(
+    ("label", "dtype"),
+    [*((label, "float64") for label in (0.0, 1.0, 0.25)), (0.25, "float32"), (0.25, "bfloat16")],
+)
 @pytest.mark.parametrize("transformation", TRANSFORMATIONS)
-def test_transformations_meet_the_closed_form(transformation: str, label: float) -> None:
-    logits = np.array([0.0, -0.0, 1.0, -3.0, 40.0, -40.0, -700.0, inf, -inf])
+def test_transformations_meet_the_closed_form(
+    path: str, transformation: str, label: float, dtype: str
+) -> None:
+    finite = np.array([0.0, -0.0, 1.0, -3.0, 40.0, -40.0, 80.0, -80.0, -700.0])
     q = 3.0
+    at = [np.full_like(finite, label), finite, np.full_like(finite, q)]
+    bound = 0.51 if dtype == "bfloat16" else 4
 
     def loss(x):
         return weighted(jnp.full_like(x, label), x, q)
@@ -171,13 +184,28 @@ def test_transformations_meet_the_closed_form(transformation: str, label: float)
     def slope(x):
         return logitloss.value_and_grad(jnp.full_like(x, label), x, q)[1]
 
-    gradient, hessian = logitloss.grad_and_hess(np.full_like(logits, label), logits, q)
+    logits = jnp.asarray([*finite, inf, -inf], dtype)
     apply = TRANSFORMATIONS[transformation]
-    got = apply(loss, jnp.asarray(logits))
-    np.testing.assert_array_max_ulp(got, gradient, 4)
+    got = apply(loss, logits)
+    assert got.dtype == dtype
+    assert_close(got[:-2], GRADIENT[1], at, dtype, bound=bound)
     np.testing.assert_array_equal(got[:2], (1 - label) / 2 - q * label / 2)
-    np.testing.assert_array_equal(got[-2:], gradient[-2:])
-    np.testing.assert_array_max_ulp(apply(slope, jnp.asarray(logits)), hessian, 4)
+    np.testing.assert_array_equal(got[-2:], [1 - label, -q * label])
+    got = apply(slope, logits)
+    assert_close(got[:-2], HESSIAN[1, 1], at, dtype, bound=bound)
+    np.testing.assert_array_equal(got[-2:], 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_hessian_of_a_sum(path: str, reduction: str, dtype: str) -> None:
+    at = [np.array(a, dtype) for a in ([1, 0, 0.25, 1], [0, -3, 40, -80], [0.5, 3, 3, 3])]
+    labels, logits, pos_weight = map(jnp.asarray, at)
+    got = jax.hessian(lambda x: weighted(labels, x, pos_weight, reduction=reduction))(logits)
+    bound = 0.51 if dtype == "bfloat16" else 4
+    factor = 0.25 if reduction == "mean" else 1.0
+    assert_close(jnp.diagonal(got), HESSIAN[1, 1], at, dtype, factor, bound)
+    np.testing.assert_array_equal(got[~np.eye(4, dtype=bool)], 0)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", -25.8), ("float64", -55.5)])
@@ -199,18 +227,21 @@ def test_own_log1p_is_accurate() -> None:
             assert max(reference.distances(np.asarray(log1p(jnp.asarray(e))), true, dtype)) <= 1.3
 
 
-@pytest.fixture(params=["few", "many"])
-def count(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Add up any number of losses as few, or as many of them."""
-    monkeypatch.setattr(backend, "_MANY", math.inf if request.param == "few" else 0)
+@pytest.fixture(params=[pytest.param("kernel", marks=needs_kernel), "formula"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Compute by the kernel, or as where XLA does not take it: on a GPU, or on many CPUs."""
+    if request.param == "kernel":
+        yield "kernel"
+        return
+    monkeypatch.setattr(backend, "_is_registered", lambda: False)
     jax.clear_caches()
-    yield request.param
+    yield "formula"
     jax.clear_caches()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("pos_weight", [0.0, 1.0, 1e30])
-def test_sums_of_any_values(count: str, pos_weight: float, dtype: str) -> None:
+def test_sums_of_any_values(path: str, pos_weight: float, dtype: str) -> None:
     magnitudes = [0.0, 1e-10, 0.5, 3.0, 30.0, 86.0, 88.0, 100.0, 103.0, 700.0, 740.0, 1e4, inf]
     logits = np.array([*magnitudes, *(-m for m in magnitudes)]).astype(dtype)
     smallest = reference.smallest_normal(dtype)
@@ -227,24 +258,48 @@ def test_sums_of_any_values(count: str, pos_weight: float, dtype: str) -> None:
                 np.testing.assert_array_equal(got, expected[0].astype(dtype))
 
 
-def test_many_losses_are_few_ones_again() -> None:
-    """An ordinary sum of so many that they are added up in another way."""
+@needs_kernel
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_kernel_gives_the_bits_of_numpy(dtype: str) -> None:
+    """Of the sum, too, and with the work divided among threads: on one there are no others."""
     generator = np.random.default_rng(0)
-    size = backend._MANY + 3
-    logits = jnp.asarray(generator.normal(size=size) * 5, "float32")
-    labels = jnp.asarray(generator.random(size), "float32")
-    for spoilt in (logits, logits.at[5].set(100), logits.at[7].set(-inf)):
-        given = labels.at[7].set(0), spoilt, 3.0
-        expected, slopes = logitloss.value_and_grad(*map(np.asarray, given), reduction="mean")
-        mean = functools.partial(weighted, pos_weight=3.0, reduction="mean")
-        value, gradient = jax.jit(jax.value_and_grad(mean, 1))(*given[:2])
-        np.testing.assert_array_max_ulp(value, expected, 2)
-        np.testing.assert_allclose(gradient, slopes, rtol=1e-6, atol=2e-13)
+    for shape in ((), (1,), (7, 3), (300, 5, 7), (70_001, 3)):
+        logits = (generator.normal(size=shape) * 20).astype(dtype)
+        labels = generator.random(shape).astype(dtype)
+        for weight_shape in ((), shape[-1:], (*shape[:1], *(1,) * (len(shape) - 1)), shape):
+            q, w = (generator.random(weight_shape).astype(dtype) for _ in range(2))
+            arguments = labels, logits, q
+            for function, options in (
+                (weighted, {}),
+                (weighted, {"weight": w, "reduction": "sum"}),
+                (logitloss.value_and_grad, {"weight": w}),
+                (logitloss.value_and_grad, {"reduction": "mean"}),
+                (logitloss.grad_and_hess, {"weight": w}),
+            ):
+                got = function(*map(jnp.asarray, arguments), **options)
+                jax.tree.map(np.testing.assert_array_equal, got, function(*arguments, **options))
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    "kind", ["bool", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64))]
+)
+def test_kernel_reads_labels_of_any_integer_type(kind: str) -> None:
+    labels = np.array([[1, 0, 1, 1], [0, 0, 1, 0]])
+    logits = jnp.linspace(-3, 3, 8, dtype="float32").reshape(2, 4)
+    function = jax.jit(jax.value_and_grad(one_mean, 1))
+    given = jnp.asarray(labels, kind)
+    lines = function.lower(given, logits).as_text().splitlines()
+    (call,) = (line for line in lines if CUSTOM_CALL in line)
+    assert call.count("tensor<2x4xf32>") == 2  # logits and gradient
+    for reduce in (function, jax.vmap(function)):
+        got, expected = (reduce(z, logits) for z in (given, labels.astype("float32")))
+        jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
 @pytest.mark.parametrize("argument", range(4))
 @pytest.mark.parametrize("reduction", ["sum", "mean", "weighted_mean"])
-def test_gradients_of_reductions(count: str, reduction: str, argument: int) -> None:
+def test_gradients_of_reductions(path: str, reduction: str, argument: int) -> None:
     generator = np.random.default_rng(7)
     labels, logits = generator.random((4, 3)), generator.normal(size=(4, 3)) * 4
     pos_weight, weight = generator.random(3) + 0.5, generator.random((4, 1)) + 0.5
@@ -310,23 +365,27 @@ def test_infinite_slopes_stay_with_their_argument() -> None:
     np.testing.assert_array_equal(slopes(jnp.ones(2)), [0, inf])
 
 
-def test_vmap_over_any_argument() -> None:
-    labels, logits = np.array([[1.0, 0.0], [0.5, 1.0]]), np.array([[2.0, -3.0], [0.0, 9.0]])
-    pos_weight = np.array([0.5, 2.0])
-    for axes in itertools.product([0, None], [0, 1, None], [0, None]):
-        if axes == (None,) * 3:
-            continue
-        arguments = [
-            a if axis is not None else a[0]
-            for a, axis in zip((labels, logits, pos_weight), axes, strict=True)
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("coefficient", [(), (3,), (2, 3)], ids=str)
+def test_vmap_over_any_argument(path: str, coefficient: tuple[int, ...], reduction: str) -> None:
+    generator = np.random.default_rng(3)
+    arguments = [generator.random((4, *s)) for s in ((2, 3), (2, 3), coefficient, coefficient)]
+
+    def results(labels, logits, pos_weight, weight):
+        options = {"weight": weight, "reduction": reduction}
+        return logitloss.value_and_grad(labels, logits, pos_weight, **options)
+
+    for mapped in [*np.eye(4, dtype=bool), np.ones(4, dtype=bool)]:
+        # Along the last axis, lest the first be right by chance.
+        given = [
+            np.moveaxis(a, 0, -1) if m else a[0] for a, m in zip(arguments, mapped, strict=True)
         ]
-        got = jax.vmap(weighted, axes)(*map(jnp.asarray, arguments))
-        for i in range(2):
-            one = [
-                a if axis is None else np.take(a, i, axis)
-                for a, axis in zip(arguments, axes, strict=True)
-            ]
-            np.testing.assert_allclose(got[i], weighted(*one), rtol=1e-15)
+        axes = [a.ndim - 1 if m else None for a, m in zip(given, mapped, strict=True)]
+        got = jax.vmap(results, axes)(*map(jnp.asarray, given))
+        for i in range(4):
+            one = [a[i if m else 0] for a, m in zip(arguments, mapped, strict=True)]
+            for value, expected in zip(got, results(*one), strict=True):
+                np.testing.assert_allclose(value[i], expected, rtol=1e-14, atol=1e-15)
 
 
 def test_jit_needs_shapes_and_dtypes_only() -> None:
@@ -356,15 +415,103 @@ def test_numpy_beside_traced_arrays() -> None:
     np.testing.assert_array_max_ulp(got, expected, 4)
 
 
-def test_subnormals_are_zeros() -> None:
-    """As inputs and as results: XLA's CPU computes so, and docs/backends.md says it."""
+def test_subnormals(path: str) -> None:
+    """As inputs and as results: zeros for XLA's CPU, but not for the kernel (docs/backends.md)."""
     points = np.float32([[1, 0, 1e-40], [0, -100, 1], [1e-40, -1e38, 1]])
-    assert all(weighted(*point[:, None]) > 0 for point in points)
+    expected = weighted(*points.T) if path == "kernel" else np.zeros(3)
+    assert (weighted(*points.T) > 0).all()
     for run in (weighted, jax.jit(weighted)):
-        np.testing.assert_array_equal(run(*map(jnp.asarray, points.T)), 0)
+        np.testing.assert_array_equal(run(*map(jnp.asarray, points.T)), expected)
     # What is normal in the end is right, although exp(-100) is not.
     lifted = [np.full(1, value, "float32") for value in (1, 100, 1e30)]
     np.testing.assert_array_max_ulp(weighted(*map(jnp.asarray, lifted)), weighted(*lifted), 4)
+    # Neither the caller's mode nor that of XLA is changed.
+    assert points[0, 2] * np.float32(1) > 0
+    assert jnp.asarray(points)[2, 0] * 1 == 0
+
+
+@needs_kernel
+def test_kernel_is_for_one_cpu_only() -> None:
+    arguments = [jax.ShapeDtypeStruct((4, 3), "float32")] * 2
+    mean = jax.jit(lambda z, x: jax.value_and_grad(one_mean, 1)(z, x))
+    traced = mean.trace(*arguments)
+    assert traced.lower(lowering_platforms=("cpu",)).as_text().count(CUSTOM_CALL) == 1
+    for platform in ("cuda", "tpu"):
+        assert CUSTOM_CALL not in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def one_mean(labels, logits):
+    return weighted(labels, logits, 3.0, reduction="mean")
+
+
+def test_export() -> None:
+    """An exported program holds the formula, for any platform and any number of rows."""
+    labels, logits = np.float32([[1, 0, 1], [0, 0.5, 1]]), np.float32([[-20, 3, 0], [-1, 2, 70]])
+    shape = export.symbolic_shape("rows, 3")
+    arguments = [jax.ShapeDtypeStruct(shape, "float32")] * 2
+    function = jax.jit(jax.value_and_grad(one_mean, 1))
+    exported = export.export(function, platforms=["cpu", "cuda"])(*arguments)
+    got = export.deserialize(exported.serialize()).call(labels, logits)
+    expected = logitloss.value_and_grad(labels, logits, 3.0, reduction="mean")
+    for value, true in zip(got, expected, strict=True):
+        np.testing.assert_array_max_ulp(np.asarray(value), true, 4)
+
+
+@pytest.mark.parametrize("refusal", [RuntimeError("incompatible API version"), AttributeError()])
+def test_without_the_kernel_there_is_the_formula(
+    refusal: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments, **options):
+        raise refusal
+
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
+    backend._is_registered.cache_clear()
+    jax.clear_caches()
+    try:
+        labels, logits = np.array([1.0, 0.0]), np.array([-3.0, -30.0])
+        lowered = jax.jit(one_mean).lower(labels, logits)
+        assert CUSTOM_CALL not in lowered.as_text()
+        np.testing.assert_array_max_ulp(
+            np.asarray(lowered.compile()(labels, logits)), one_mean(labels, logits), 4
+        )
+    finally:
+        backend._is_registered.cache_clear()
+        jax.clear_caches()
+
+
+@needs_kernel
+def test_kernel_accumulates_in_float64_without_x64() -> None:
+    # In float32 the thousand small terms would vanish beside the large one.
+    logits = np.float32([2.0**24, *1000 * [-3.0]])
+    labels = np.zeros_like(logits)
+    jax.config.update("jax_enable_x64", False)
+    try:
+        got = weighted(*map(jnp.asarray, (labels, logits)), 1.0, reduction="sum")
+    finally:
+        jax.config.update("jax_enable_x64", True)
+    assert got.dtype == "float32"
+    np.testing.assert_array_equal(got, weighted(labels, logits, 1.0, reduction="sum"))
+
+
+def test_disable_jit(path: str) -> None:
+    labels, logits = np.array([1.0, 0.0]), np.array([-3.0, -30.0])
+    with jax.disable_jit():
+        got = jax.value_and_grad(one_mean, 1)(labels, jnp.asarray(logits))
+    expected = logitloss.value_and_grad(labels, logits, 3.0, reduction="mean")
+    for value, true in zip(got, expected, strict=True):
+        np.testing.assert_array_max_ulp(np.asarray(value), true, 4)
+
+
+def test_many_calls_at_once(path: str) -> None:
+    """From many threads, each call divided among those of XLA; into the memory of an input, too."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=200_000)
+    labels = generator.random(logits.size)
+    step = jax.jit(jax.value_and_grad(one_mean, 1), donate_argnums=1)
+    expected = step(labels, jnp.array(logits))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for got in pool.map(lambda _: step(labels, jnp.array(logits)), range(100)):
+            jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
 @pytest.mark.parametrize("name", [None, "cost_of_clicks"])
@@ -422,7 +569,41 @@ placed = [jax.device_put(a, NamedSharding(mesh, rows)) for a in (labels, logits)
 value, gradient = logitloss.value_and_grad(*placed, pos_weight, reduction="mean")
 assert gradient.sharding == placed[1].sharding
 check(value, gradient)
+
+with jax.set_mesh(jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Explicit,))):
+    placed = [jax.device_put(a, rows) for a in (labels, logits)]
+    value, gradient = jax.jit(jax.value_and_grad(mean, 1))(*placed, pos_weight)
+    assert gradient.sharding.is_equivalent_to(placed[1].sharding, 2)
+    check(value, gradient)
+
+second = [jax.device_put(a, jax.devices()[1]) for a in (labels, logits)]
+value, gradient = logitloss.value_and_grad(*second, pos_weight, reduction="mean")
+assert gradient.devices() == {jax.devices()[1]}
+check(value, gradient)
 """
+
+
+FORK = """
+import os, jax.numpy as jnp, numpy as np, logitloss
+
+def total(logits):
+    return float(logitloss.value_and_grad(logits, logits, reduction="mean")[0])
+
+logits = np.linspace(0, 1, 200_000)
+expected = total(logits)
+assert total(jnp.asarray(logits, "float32")) > 0
+child = os.fork()
+if not child:
+    os._exit(total(logits) != expected)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_fork_after_calls_from_jax() -> None:
+    """NumPy arrays are computed in the child, although XLA's threads are not there."""
+    run = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
 
 
 def test_two_devices() -> None:

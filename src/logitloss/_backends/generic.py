@@ -104,10 +104,14 @@ def reduce_gradient(gradient: Array, inputs: Arguments, reduction: str) -> Array
 
 
 def total(values: Array, xp: Namespace) -> Array:
-    return xp.sum(values, dtype=_accumulator(values, xp))
+    dtype = accumulator(values, xp)
+    if hasattr(values, "fill_value"):
+        # A sparse array would multiply its fill value in its own dtype, and convert the product.
+        values = xp.astype(values, dtype)
+    return xp.sum(values, dtype=dtype)
 
 
-def _accumulator(values: Array, xp: Namespace) -> Any:
+def accumulator(values: Array, xp: Namespace) -> Any:
     """float64, or longdouble for itself, where the device of `values` has it."""
     available = xp.__array_namespace_info__().dtypes(
         device=placement(values, xp), kind="real floating"
@@ -125,7 +129,7 @@ def _divisor(inputs: Arguments, reduction: str) -> Array:
         return total(xp.broadcast_to(inputs.weight, logits.shape), xp)
     if size is None:
         return total(xp.ones_like(logits), xp)
-    return xp.asarray(size, dtype=_accumulator(logits, xp), device=placement(logits, xp))
+    return xp.asarray(size, dtype=accumulator(logits, xp), device=placement(logits, xp))
 
 
 def _or_nan(divisor: Array, inputs: Arguments) -> Array:

@@ -1,11 +1,12 @@
-"""JAX arrays: the formula, with a derivative rule of its own.
+"""JAX arrays: the kernel on a CPU, the formula elsewhere, with derivative rules of their own.
 
-Subnormal numbers are zero on XLA's CPU, as inputs and as results.
+XLA's CPU takes subnormal numbers for zero, as inputs and as results; the kernel does not.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import types
 from typing import Any
 
@@ -13,31 +14,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
 
 from logitloss import _formula
 from logitloss._arguments import Arguments
 from logitloss._backends import generic
 from logitloss._formula import Array
+from logitloss._kernel import kernel
 
 _NAME = "logistic_loss"
 
 
 def loss(arguments: Arguments, reduction: str, out: Array | None, name: str | None) -> Array:
     with jax.named_scope(name or _NAME):
-        return _results(*_inputs(arguments), (0,), reduction, arguments.dtype)[0]
+        return _results(*_inputs(arguments), kernel.LOSS, reduction, arguments.dtype)[0]
 
 
 def value_and_grad(
     arguments: Arguments, reduction: str, out: tuple[Array, Array] | None
 ) -> tuple[Array, Array]:
     with jax.named_scope(_NAME):
-        value, gradient = _results(*_inputs(arguments), (0, 1), reduction, arguments.dtype)
+        value, gradient = _results(
+            *_inputs(arguments), kernel.VALUE_AND_GRAD, reduction, arguments.dtype
+        )
     return value, gradient
 
 
 def grad_and_hess(arguments: Arguments, out: tuple[Array, Array] | None) -> tuple[Array, Array]:
     with jax.named_scope(_NAME):
-        gradient, hessian = _results(*_inputs(arguments), (1, 2), "none", arguments.dtype)
+        gradient, hessian = _results(
+            *_inputs(arguments), kernel.GRAD_AND_HESS, "none", arguments.dtype
+        )
     return gradient, hessian
 
 
@@ -52,21 +60,241 @@ def _results(
     logits: Array,
     pos_weight: Array,
     weight: Array | None,
-    orders: tuple[int, ...],
+    operation: int,
     reduction: str,
     dtype: Any,
 ) -> list[Array]:
-    """The weighted loss and its derivatives by the logits, of those orders."""
+    """What the operation computes, weighted and reduced."""
     inputs = generic.prepare(Arguments(jnp, labels, logits, pos_weight, weight, dtype))
-    results = []
-    for order in orders:
-        if order == 0 and reduction != "none":
-            total = _total(inputs.labels, inputs.logits, inputs.pos_weight, inputs.weight)
-            results.append(generic.reduce(total, inputs, reduction))
-            continue
-        finish = generic.reduce_gradient if order else generic.reduce
-        results.append(finish(_weighted(order, inputs), inputs, reduction))
+    if labels.dtype.kind in "biu":
+        # The kernel converts them itself.
+        inputs = inputs._replace(labels=labels)
+    total, divisor = None, 1.0
+    if reduction != "none":
+        total = generic.accumulator(inputs.logits, jnp)
+    if reduction == "mean" or (reduction == "weighted_mean" and weight is None):
+        # A program that is exported may leave it open.
+        divisor = float(logits.size) if isinstance(logits.size, int) else logits.size
+    results = list(_computed(operation, total, divisor, *_inputs(inputs)))
+    if reduction == "weighted_mean" and weight is not None:
+        results[0] = generic.reduce(results[0], inputs, reduction)
+        results[1:] = [generic.reduce_gradient(g, inputs, reduction) for g in results[1:]]
+    return [result.astype(dtype) for result in results]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _computed(
+    operation: int,
+    total: Any,
+    divisor: float,
+    labels: Array,
+    logits: Array,
+    pos_weight: Array,
+    weight: Array | None,
+) -> tuple[Array, ...]:
+    """The two results of the operation, or the one of LOSS.
+
+    If `total` is a dtype, the losses are added up to one of it. Divided by `divisor` are that sum
+    and the gradient of VALUE_AND_GRAD.
+    """
+    operands = [labels, logits, pos_weight]
+    if weight is not None:
+        operands.append(weight)
+    options = {"operation": operation, "total": total, "divisor": divisor}
+    if logits.size == 0 or _is_sharded(logits):
+        return tuple(_by_formula(*operands, **options))
+    return tuple(_primitive.bind(*operands, **options))
+
+
+@functools.partial(_computed.defjvp, symbolic_zeros=True)
+def _computed_jvp(
+    operation: int,
+    total: Any,
+    divisor: float,
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    varying = [
+        index
+        for index, tangent in enumerate(tangents)
+        if not (tangent is None or isinstance(tangent, SymbolicZero))
+    ]
+    if varying == [1] and operation != kernel.GRAD_AND_HESS:
+        results = _computed(kernel.VALUE_AND_GRAD, total, divisor, *primals)
+        slopes = [results[1]]
+        if operation == kernel.LOSS:
+            results = results[:1]
+        else:
+            _, hessian = _computed(kernel.GRAD_AND_HESS, None, 1.0, *primals)
+            slopes.append(hessian / divisor)
+        changes = [slope * tangents[1] for slope in slopes]
+        if total is not None:
+            changes[0] = jnp.sum(changes[0], dtype=total)
+        return results, tuple(changes)
+
+    def by_formula(*varied: Array) -> tuple[Array, ...]:
+        operands = list(primals)
+        for index, operand in zip(varying, varied, strict=True):
+            operands[index] = operand
+        return tuple(_by_formula(*operands, operation=operation, total=total, divisor=divisor))
+
+    return jax.jvp(
+        by_formula, [primals[index] for index in varying], [tangents[index] for index in varying]
+    )
+
+
+# One operation for the compiler, so that the kernel is chosen only when it is known that the code
+# is for one CPU.
+_primitive = Primitive("logistic_loss")
+_primitive.multiple_results = True
+
+
+def _is_sharded(array: Array) -> bool:
+    """Whether this may be a part of an array, or one of which several devices hold parts."""
+    # Before there was jax.shard_map, its predecessor did not show in the types of arrays.
+    return not hasattr(jax, "shard_map") or not jax.typeof(array).sharding.mesh.empty
+
+
+def _shapes(labels: Any, logits: Any, *coefficients: Any, **options: Any) -> list[Any]:
+    whole = jax.core.ShapedArray(logits.shape, logits.dtype)
+    first = whole if options["total"] is None else jax.core.ShapedArray((), options["total"])
+    return [first] if options["operation"] == kernel.LOSS else [first, whole]
+
+
+_primitive.def_abstract_eval(_shapes)
+
+
+def _batched(operands: Any, axes: Any, **options: Any) -> tuple[list[Array], list[int]]:
+    """The operation on arrays with one more axis at the front: elementwise, then added up."""
+    count = next(
+        operand.shape[axis]
+        for operand, axis in zip(operands, axes, strict=True)
+        if axis is not None
+    )
+    ndim = operands[1].ndim - (axes[1] is not None)
+    aligned = []
+    for index, (operand, axis) in enumerate(zip(operands, axes, strict=True)):
+        if axis is not None:
+            operand = jnp.moveaxis(operand, axis, 0)
+            missing = tuple(range(1, ndim - operand.ndim + 2))
+            operand = jnp.expand_dims(operand, missing)
+        elif index < 2:
+            operand = jnp.broadcast_to(operand, (count, *operand.shape))
+        aligned.append(operand)
+    total = options.pop("total")
+    first, *second = _primitive.bind(*aligned, **options, total=None)
+    if total is not None:
+        first = jnp.sum(first, axis=range(1, first.ndim), dtype=total) / options["divisor"]
+    return [first, *second], [0] * (1 + len(second))
+
+
+batching.primitive_batchers[_primitive] = _batched
+
+
+def _lowered(context: Any, *operands: Any, **options: Any) -> Any:
+    module = context.module_context
+    # An exported program may run where there is no kernel, and between devices the compiler can
+    # divide only what it sees into.
+    is_exported = getattr(getattr(module, "lowering_parameters", None), "for_export", True)
+    devices = getattr(getattr(module, "axis_context", None), "num_devices", None)
+    use_kernel = not is_exported and devices == 1 and _is_registered()
+    rule = mlir.lower_fun(_by_kernel if use_kernel else _by_formula, multiple_results=True)
+    return rule(context, *operands, **options)
+
+
+@functools.cache
+def _is_registered() -> bool:
+    """Make the kernel known to XLA, if its version takes it."""
+    handler = kernel.xla_handler()
+    try:
+        # A target registered before this would be refused here, and the CPU with it.
+        jax.devices("cpu")
+        jax.ffi.register_ffi_target(_TARGET, handler, platform="cpu")
+    except Exception:
+        return False
+    return True
+
+
+_TARGET = "logitloss"
+
+
+def _by_kernel(
+    labels: Array,
+    logits: Array,
+    pos_weight: Array,
+    weight: Array | None = None,
+    *,
+    operation: int,
+    total: Any,
+    divisor: float,
+) -> list[Array]:
+    pos_weight, pos_weight_period, pos_weight_repeat = _coefficient(pos_weight, logits.shape)
+    weight, weight_period, weight_repeat = _coefficient(
+        jnp.ones((), logits.dtype) if weight is None else weight, logits.shape
+    )
+    whole = jax.ShapeDtypeStruct(logits.shape, logits.dtype)
+    first = whole if total is None else jax.ShapeDtypeStruct((), total)
+    call = jax.ffi.ffi_call(_TARGET, [first] if operation == kernel.LOSS else [first, whole])
+    # xla.c finds these in alphabetical order.
+    results = call(
+        labels,
+        logits,
+        pos_weight,
+        weight,
+        divisor=np.float64(divisor),
+        operation=np.int64(operation),
+        pos_weight_period=np.int64(pos_weight_period),
+        pos_weight_repeat=np.int64(pos_weight_repeat),
+        reduce=np.int64(total is not None),
+        weight_period=np.int64(weight_period),
+        weight_repeat=np.int64(weight_repeat),
+    )
+    return list(results)
+
+
+def _coefficient(value: Array, shape: tuple[int, ...]) -> tuple[Array, int, int]:
+    """Values, period and repeat of a coefficient, as blocks.h has them; no period for a number."""
+    if value.size == 1:
+        return value, 0, 1
+    own = (1,) * (len(shape) - value.ndim) + value.shape
+    varying = [axis for axis, size in enumerate(own) if size != 1]
+    inner, outer = varying[-1] + 1, varying[0]
+    period, repeat = math.prod(shape[outer:inner]), math.prod(shape[inner:])
+    if value.size != period:
+        return jnp.broadcast_to(value, shape), math.prod(shape), 1
+    if repeat == 1 and period < math.prod(shape):
+        # The kernel reads past the end of a period: see blocks.h.
+        copies = 1 + -(-kernel.BLOCK // period)
+        value = jnp.tile(value.reshape(-1), copies)[: period + kernel.BLOCK]
+    return value, period, repeat
+
+
+def _by_formula(
+    labels: Array,
+    logits: Array,
+    pos_weight: Array,
+    weight: Array | None = None,
+    *,
+    operation: int,
+    total: Any,
+    divisor: float,
+) -> list[Array]:
+    labels = labels.astype(logits.dtype)
+    inputs = Arguments(jnp, labels, logits, pos_weight, weight, logits.dtype)
+    results = [_weighted(order, inputs) for order in _ORDERS[operation]]
+    if total is not None:
+        results[0] = jnp.sum(results[0], dtype=total) / divisor
+    if operation == kernel.VALUE_AND_GRAD:
+        results[1] = results[1] / divisor
     return results
+
+
+# The derivatives by the logits that an operation gives.
+_ORDERS = {kernel.LOSS: (0,), kernel.VALUE_AND_GRAD: (0, 1), kernel.GRAD_AND_HESS: (1, 2)}
+
+_primitive.def_impl(_by_formula)
+mlir.register_lowering(_primitive, mlir.lower_fun(_by_formula, multiple_results=True))
+mlir.register_lowering(_primitive, _lowered, platform="cpu")
 
 
 def _weighted(order: int, inputs: Arguments) -> Array:
@@ -94,78 +322,12 @@ def _without_masked(inputs: Arguments) -> Arguments:
     )
 
 
-# Elements from which on it pays to keep a sum from being written to memory first.
-_MANY = 2**21
-
-
-@jax.custom_jvp
-def _total(labels: Array, logits: Array, pos_weight: Array, weight: Array | None) -> Array:
-    """The sum of the weighted losses.
-
-    XLA's CPU compiler makes one loop of a sum and of what feeds it, unless that compares: then it
-    writes losses to memory and adds them up from there. So large sums are taken of a form without
-    comparisons first, which is NaN wherever they would matter.
-    """
-    operands = labels, logits, pos_weight, weight
-    if logits.size < _MANY:
-        return _careful_total(*operands)
-    # Constants would become arrays, if they were seen to be constant; and so would what the
-    # gradient has in common with the sum.
-    one = jnp.ones((), logits.dtype)
-    hidden = jax.lax.optimization_barrier((*operands, one, 0 * one))  # type: ignore[no-untyped-call]
-    labels, logits, pos_weight, weight, one, zero = hidden
-    values = _loss_without_care(labels, logits, pos_weight, one, zero)
-    total = generic.total(values if weight is None else weight * values, jnp)
-    return jax.lax.cond(jnp.isnan(total), _careful_total, lambda *_: total, *operands)
-
-
-def _loss_without_care(
-    labels: Array, logits: Array, pos_weight: Array, one: Array, zero: Array
-) -> Array:
-    """The loss, or NaN: at zero times infinity, and where exp(-|x|) falls below normal numbers."""
-    negative_cost, positive_cost = one - labels, pos_weight * labels
-    positive = jnp.maximum(logits, zero)
-    limits = np.finfo(logits.dtype)
-    to_the_limit = logits * float(limits.max / -np.log(limits.smallest_normal))
-    return (
-        negative_cost * positive
-        + positive_cost * (positive - logits)
-        + (negative_cost + positive_cost) * jnp.log1p(jnp.exp(-jnp.abs(logits)))
-        + (to_the_limit - to_the_limit)
-    )
-
-
-def _careful_total(labels: Array, logits: Array, pos_weight: Array, weight: Array | None) -> Array:
-    inputs = Arguments(jnp, labels, logits, pos_weight, weight, logits.dtype)
-    return generic.total(_weighted(0, inputs), jnp)
-
-
-@functools.partial(_total.defjvp, symbolic_zeros=True)
-def _total_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-    value = _total(*primals)
-    varying = [
-        index
-        for index, tangent in enumerate(tangents)
-        if not (tangent is None or isinstance(tangent, SymbolicZero))
-    ]
-
-    def total(*varied: Array) -> Array:
-        operands = list(primals)
-        for index, operand in zip(varying, varied, strict=True):
-            operands[index] = operand
-        return _careful_total(*operands)
-
-    _, tangent = jax.jvp(
-        total, [primals[index] for index in varying], [tangents[index] for index in varying]
-    )
-    return value, tangent
-
-
 def _summable_loss(
     labels: Array, logits: Array, pos_weight: Array, xp: _formula.Namespace
 ) -> Array:
     values = _formula.loss(labels, logits, pos_weight, xp)
-    # Keeps a sum from taking the comparisons of the formula apart: see _total.
+    # Without this, XLA's CPU compiler takes the comparisons of the formula apart where the losses
+    # are added up, which then takes two to five times as long.
     return jnp.where(jnp.isnan(values), jnp.nan, values)
 
 

@@ -5,6 +5,7 @@ import os
 
 cimport numpy as cnp
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
+from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport prange
 from libc.math cimport isfinite
 from libc.string cimport memcmp
@@ -78,6 +79,9 @@ cdef extern from *:
     """
     logitloss_run logitloss_run_float32_avx2, logitloss_run_float64_avx2
     logitloss_run logitloss_run_float32_avx512, logitloss_run_float64_avx512
+
+cdef extern from "xla.h" nogil:
+    void *logitloss_xla_handler(logitloss_run *float32, logitloss_run *float64) noexcept
 
 cdef extern from "runtime.h" nogil:
     const int LOGITLOSS_OPENMP
@@ -477,3 +481,9 @@ def add(tuple sum, tuple term):
     cdef logitloss_sum total = logitloss_sum(sum[0], sum[1])
     logitloss_add(&total, logitloss_sum(term[0], term[1]))
     return total.hi, total.lo
+
+
+def xla_handler():
+    """The kernel as a custom call of XLA, in a capsule; None where it cannot be one."""
+    cdef void *handler = logitloss_xla_handler(_run_float32, _run_float64)
+    return None if handler == NULL else PyCapsule_New(handler, NULL, NULL)
