@@ -98,6 +98,9 @@ def _short_divisor(logits: ndarray, reduction: object) -> float:
 
 
 def _short_value(value: float, logits: ndarray) -> Any:
+    if abs(value) < 3e38:
+        return logits.dtype.type(value)
+    # Float32 may overflow, of which NumPy would warn.
     with np.errstate(over="ignore"):
         return logits.dtype.type(value)
 
