@@ -54,7 +54,9 @@ _is_wrapper = torch._C._functorch.is_legacy_batchedtensor
 _is_functorch = torch._C._functorch.is_functorch_wrapped_tensor
 
 
-def short_loss(labels: object, logits: Any, pos_weight: Any, reduction: str) -> Tensor | None:
+def short_loss(
+    labels: object, logits: Any, pos_weight: object, weight: object, reduction: str
+) -> Tensor | None:
     """`numpy.short_loss` of tensors, with derivatives by the logits; None for everything else.
 
     On a few elements it takes less time than PyTorch's own loss, since it checks no more than has
@@ -70,29 +72,28 @@ def short_loss(labels: object, logits: Any, pos_weight: Any, reduction: str) -> 
         or torch.autograd.profiler._is_profiler_enabled
     ):
         return None
-    if type(pos_weight) is Tensor:
-        if pos_weight.dim() or pos_weight.requires_grad or not pos_weight.is_cpu:
-            return None
-        pos_weight = pos_weight.item()
-    if type(pos_weight) is int and abs(pos_weight) <= 2**53:
-        pos_weight = float(pos_weight)
     try:
-        # Asked to, `numpy` detaches; a tensor on another device it would copy.
-        arrays = labels.numpy(), logits.numpy(force=True)
+        # Asked to, `numpy` detaches; it would copy from another device as well.
+        arrays = (
+            labels.numpy(),
+            logits.numpy(force=True),
+            pos_weight if type(pos_weight) is float else _short_coefficient(pos_weight),
+            None if weight is None else _short_coefficient(weight),
+        )
     except (RuntimeError, TypeError):
-        # Labels are not on the CPU, or not in memory as they read, or require a gradient.
+        # One is not on the CPU, or not in memory as it reads, or requires a gradient.
         return None
     # One that outlived its `torch.func.grad` says it requires a gradient.
     needs_grad = logits.requires_grad and torch.is_grad_enabled() and not _is_functorch(logits)
     value: Any
     gradient: Any = None
     if reduction == "none":
-        value = kernel.plain_loss(*arrays, pos_weight)
+        value = kernel.plain_loss(*arrays)
     elif needs_grad:
-        results = numpy_backend.short_value_and_grad(*arrays, pos_weight, reduction, None)
+        results = numpy_backend.short_value_and_grad(*arrays, reduction, None)
         value, gradient = results or (None, None)
     else:
-        value = numpy_backend.short_loss(*arrays, pos_weight, reduction, None)
+        value = numpy_backend.short_loss(*arrays, reduction, None)
     if value is None:
         return None
     value = _from_numpy(value)
@@ -100,7 +101,15 @@ def short_loss(labels: object, logits: Any, pos_weight: Any, reduction: str) -> 
         return value  # type: ignore[no-any-return]
     if gradient is not None:
         gradient = _from_numpy(gradient)
-    return _apply_eager_loss(logits, (labels, pos_weight, None, reduction, value, gradient))
+    return _apply_eager_loss(logits, (labels, pos_weight, weight, reduction, value, gradient))
+
+
+def _short_coefficient(value: object) -> Any:
+    if type(value) is Tensor:
+        return value.numpy() if value.dim() else value.numpy().item()
+    if not isinstance(value, (float, int)):
+        raise TypeError
+    return value
 
 
 def parse(
@@ -277,12 +286,7 @@ def _fits_kernel(tensors: list[Tensor], eager: bool) -> bool:
 
 def _kernel_loss(inputs: Arguments, reduction: str, out: Tensor | None = None) -> Tensor:
     arrays, view = _to_numpy(inputs), _view(out, inputs)
-    value = None
-    if arrays.weight is None:
-        if reduction == "none" and view is None:
-            value = kernel.plain_loss(*arrays[1:4])
-        else:
-            value = numpy_backend.short_loss(*arrays[1:4], reduction, view)
+    value = numpy_backend.short_loss(*arrays[1:5], reduction, view)
     if value is None:
         value = numpy_backend.loss(arrays, reduction, view, None)
     return _from_numpy(value, view, out)
@@ -292,9 +296,7 @@ def _kernel_value_and_grad(
     inputs: Arguments, reduction: str, outs: _Outs = (None, None)
 ) -> tuple[Tensor, Tensor]:
     arrays, views = _to_numpy(inputs), _views(outs, inputs)
-    results = None
-    if arrays.weight is None:
-        results = numpy_backend.short_value_and_grad(*arrays[1:4], reduction, views)
+    results = numpy_backend.short_value_and_grad(*arrays[1:5], reduction, views)
     if results is None:
         results = numpy_backend.value_and_grad(arrays, reduction, views)
     return _both_from_numpy(results, views, outs)
@@ -302,9 +304,7 @@ def _kernel_value_and_grad(
 
 def _kernel_grad_and_hess(inputs: Arguments, outs: _Outs = (None, None)) -> tuple[Tensor, Tensor]:
     arrays, views = _to_numpy(inputs), _views(outs, inputs)
-    results = None
-    if arrays.weight is None:
-        results = numpy_backend.short_grad_and_hess(*arrays[1:4], views)
+    results = numpy_backend.short_grad_and_hess(*arrays[1:5], views)
     if results is None:
         results = numpy_backend.grad_and_hess(arrays, views)
     return _both_from_numpy(results, views, outs)
@@ -381,7 +381,7 @@ def _differentiable_loss(inputs: Arguments, reduction: str) -> Tensor:
         return _derivative(*_operands(inputs), 0)
     total = _derivative(*_operands(inputs), 0, total=True)
     divisor = _divisor(inputs, reduction)
-    value = total / _nonzero(divisor, inputs)
+    value: Tensor = total / _nonzero(divisor, inputs)
     if isinstance(divisor, Tensor):
         # Added, NaN stays out of the derivatives, which are zero where all weights are.
         value = value + torch.where(divisor == 0, math.nan, 0.0)
@@ -443,7 +443,7 @@ class _EagerLoss(Function):
 
 
 def _tensor_or_number(value: Any) -> tuple[Tensor | None, float | None]:
-    return (None, value) if value is None or type(value) is float else (value, None)
+    return (None, value) if value is None or isinstance(value, (float, int)) else (value, None)
 
 
 # `Function.apply` without its look at `torch.func`: no transformation is active then.
