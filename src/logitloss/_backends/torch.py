@@ -316,7 +316,10 @@ def _to_numpy(inputs: Arguments) -> Arguments:
     def view(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        return value.numpy(force=True) if value.dim() else float(value.item())
+        if value.numel() and not any(value.stride()):
+            # One number, however often an expanded tensor repeats it.
+            return float(value.as_strided((), ()).item())
+        return value.numpy(force=True)
 
     _, labels, logits, pos_weight, weight, _ = inputs
     dtype = _NUMPY_DTYPES[logits.dtype]
@@ -431,7 +434,10 @@ class _EagerLoss(Function):
         weight = ctx.weight if weight is None else weight
         inputs = Arguments(xp, labels, logits, pos_weight, weight, logits.dtype)
         is_reduced = ctx.reduction != "none"
-        if is_reduced and not torch.is_grad_enabled() and _is_eager([scale]):
+        if not torch.is_grad_enabled() and _is_eager([scale]):
+            if not is_reduced:
+                weight = scale if weight is None else scale * weight
+                return _kernel_value_and_grad(inputs._replace(weight=weight), "sum")[1], None
             if gradient is None:
                 _, gradient = _kernel_value_and_grad(inputs, ctx.reduction)
             # `loss.backward()` passes 1, and multiplying is another pass over memory.
