@@ -279,9 +279,9 @@ cdef bint _describe_plain(logitloss_task *task, object labels, object logits) no
 
 
 cdef object _add_plain_coefficient(
-    logitloss_operand *operand, double *scalar, object value, logitloss_task *task, cnp.ndarray logits
+    logitloss_operand *operand, double *scalar, object value, cnp.ndarray logits
 ):
-    """Let the task have a number or a plain array of its type that varies along adjacent axes.
+    """Let a task have a number, or a plain array of its type that varies along adjacent axes.
 
     Returns what must stay alive until the task has been run, or None in any other case.
     """
@@ -327,8 +327,10 @@ cdef object _add_plain_coefficient(
         scalar[0] = array.item()
         return value
     operand.stride = cnp.PyArray_ITEMSIZE(array)
-    operand.type = task.logits.type
-    if operand.repeat == 1 and operand.period < task.logits.period:
+    operand.type = (
+        LOGITLOSS_FLOAT32 if cnp.PyArray_TYPE(logits) == cnp.NPY_FLOAT else LOGITLOSS_FLOAT64
+    )
+    if operand.repeat == 1 and operand.period < cnp.PyArray_SIZE(logits):
         # The kernel reads past the end of a period: see blocks.h.
         nbytes = cnp.PyArray_NBYTES(array)
         length = operand.period + LOGITLOSS_BLOCK
@@ -354,10 +356,10 @@ def plain_loss(object labels, object logits, object pos_weight, object weight=No
     if not _describe_plain(&task, labels, logits):
         return None
     pos_weight = _add_plain_coefficient(
-        &task.pos_weight, &task.pos_weight_scalar, pos_weight, &task, logits
+        &task.pos_weight, &task.pos_weight_scalar, pos_weight, logits
     )
     weight = _add_plain_coefficient(
-        &task.weight, &task.weight_scalar, 1.0 if weight is None else weight, &task, logits
+        &task.weight, &task.weight_scalar, 1.0 if weight is None else weight, logits
     )
     if pos_weight is None or weight is None:
         return None
@@ -443,10 +445,10 @@ def plain_run(
     if not _describe_plain(&task, labels, logits):
         return None
     pos_weight = _add_plain_coefficient(
-        &task.pos_weight, &task.pos_weight_scalar, pos_weight, &task, logits
+        &task.pos_weight, &task.pos_weight_scalar, pos_weight, logits
     )
     weight = _add_plain_coefficient(
-        &task.weight, &task.weight_scalar, 1.0 if weight is None else weight, &task, logits
+        &task.weight, &task.weight_scalar, 1.0 if weight is None else weight, logits
     )
     if (
         pos_weight is None
