@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
+import weakref
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch.autograd import forward_ad  # noqa: E402
 from torch.nn.functional import binary_cross_entropy_with_logits as torch_loss  # noqa: E402
 
 from logitloss._backends import torch as backend  # noqa: E402
+from logitloss._kernel import kernel  # noqa: E402
 
 pytestmark = [
     # PyTorch's own forward mode and Inductor are written in it.
@@ -409,6 +411,91 @@ def test_backward_scales_accumulates_and_repeats(reduction: str) -> None:
     np.testing.assert_array_equal(logits.grad, expected)
     (4 * value).backward()
     np.testing.assert_array_equal(logits.grad, 5 * expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_kernel_works_in_the_memory_of_the_tensors(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    class Spy:
+        def __getattr__(self, name: str):
+            function = getattr(kernel, name)
+
+            def call(*arguments):
+                read.append([a.ctypes.data for a in arguments if isinstance(a, np.ndarray)])
+                return function(*arguments)
+
+            return call if name.startswith("plain_") else function
+
+    for module in (backend, backend.numpy_backend):
+        monkeypatch.setattr(module, "kernel", Spy())
+    labels, logits = tensors([[1.0, 0.0, 0.5], [0.5, -2.0, 3.0]], dtype)
+    pos_weight = torch.full_like(logits, 2.0)
+    logits.requires_grad_()
+    for reduction in REDUCTIONS:
+        read.clear()
+        value = weighted(labels, logits, pos_weight, reduction=reduction)
+        value.sum().backward()
+        for pointers in read:
+            assert pointers[:3] == [t.data_ptr() for t in (labels, logits, pos_weight)]
+        # A reduced loss has its gradient from the forward pass.
+        assert len(read) == (2 if reduction == "none" else 1)
+        if reduction != "none":
+            assert read[0][3] == logits.grad.data_ptr()
+        logits.grad = None
+
+
+def test_the_graph_keeps_nothing_that_was_given_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that is kept, as for a log, does not keep the gradient of all elements with it."""
+    arrays, from_numpy = [], torch.from_numpy
+
+    def remember(array):
+        arrays.append(weakref.ref(array))
+        return from_numpy(array)
+
+    monkeypatch.setattr(torch, "from_numpy", remember)
+    labels, logits = torch.ones(3), torch.zeros(3, requires_grad=True)
+    value = weighted(labels, logits, 2.0, reduction="mean")
+    value.backward()
+    assert [array() is None for array in arrays] == [False, False]
+    logits.grad = None
+    assert [array() is None for array in arrays] == [False, True]
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_0d_tensors(reduction: str, requires_grad: bool) -> None:
+    results = []
+    for shape in ((), (1,)):
+        labels, logits = torch.full(shape, 0.25), torch.full(shape, -1.5)
+        value = weighted(labels, logits.requires_grad_(requires_grad), 3.0, reduction=reduction)
+        assert value.shape == (shape if reduction == "none" else ())
+        results.append([value.detach().reshape(())])
+        if requires_grad:
+            value.sum().backward()
+            assert logits.grad.shape == shape
+            results[-1].append(logits.grad.reshape(()))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_a_sum_beyond_float32_is_infinite_without_a_warning(requires_grad: bool) -> None:
+    labels, logits = torch.zeros(4), torch.full((4,), 3e38, requires_grad=requires_grad)
+    assert weighted(labels, logits, 2.0, reduction="sum") == inf
+
+
+@pytest.mark.parametrize("weight", [np.full((2, 3), 0.5, "float32"), np.float64(0.5), True, 2])
+def test_numbers_and_arrays_of_numpy_as_coefficients(weight) -> None:
+    labels, logits = torch.ones(2, 3), torch.zeros(2, 3, requires_grad=True)
+    value = weighted(labels, logits, weight, weight=weight, reduction="mean")
+    (gradient,) = torch.autograd.grad(value, logits, create_graph=True)
+    number = float(np.mean(weight))
+    torch.testing.assert_close(value.item(), number**2 * math.log(2))
+    torch.testing.assert_close(gradient.detach(), torch.full((2, 3), -(number**2) / 12))
+    (hessian,) = torch.autograd.grad(gradient.sum(), logits)
+    torch.testing.assert_close(hessian, torch.full((2, 3), number**2 / 24))
 
 
 def test_an_operand_changed_since_is_an_error() -> None:

@@ -225,12 +225,10 @@ def weighted_cross_entropy_with_logits(
     if weight is None and out is None and name is None and reduction is _NONE:
         if type(logits) is ndarray:
             losses = plain_loss(labels, logits, pos_weight)
-        else:
-            losses = _plain_tensor_loss(labels, logits, pos_weight)
-        if losses is not None:
-            return losses
-    if weight is None and name is None and type(logits) is ndarray and type(reduction) is str:
-        result = numpy.short_loss(labels, logits, pos_weight, reduction, out)
+            if losses is not None:
+                return losses
+    if name is None and type(reduction) is str:
+        result = _short_loss(labels, logits, pos_weight, weight, reduction, out)
         if result is not None:
             return result
     check_reduction(reduction)
@@ -339,12 +337,10 @@ def sigmoid_cross_entropy_with_logits(
     if weight is None and out is None and name is None and reduction is _NONE:
         if type(logits) is ndarray:
             losses = plain_loss(labels, logits, 1.0)
-        else:
-            losses = _plain_tensor_loss(labels, logits, 1.0)
-        if losses is not None:
-            return losses
-    if weight is None and name is None and type(logits) is ndarray and type(reduction) is str:
-        result = numpy.short_loss(labels, logits, 1.0, reduction, out)
+            if losses is not None:
+                return losses
+    if name is None and type(reduction) is str:
+        result = _short_loss(labels, logits, 1.0, weight, reduction, out)
         if result is not None:
             return result
     check_reduction(reduction)
@@ -461,8 +457,8 @@ def value_and_grad(
     >>> round(float(loss), 4), gradient.tolist()
     (1.3863, [-0.75, 0.25])
     """
-    if weight is None and type(logits) is ndarray and type(reduction) is str:
-        results = numpy.short_value_and_grad(labels, logits, pos_weight, reduction, out)
+    if type(logits) is ndarray and type(reduction) is str:
+        results = numpy.short_value_and_grad(labels, logits, pos_weight, weight, reduction, out)
         if results is not None:
             return results
     check_reduction(reduction)
@@ -558,8 +554,8 @@ def grad_and_hess(
     >>> gradient, hessian
     (array([-1.5,  0. ]), array([0.75, 0.  ]))
     """
-    if weight is None and type(logits) is ndarray:
-        results = numpy.short_grad_and_hess(labels, logits, pos_weight, out)
+    if type(logits) is ndarray:
+        results = numpy.short_grad_and_hess(labels, logits, pos_weight, weight, out)
         if results is not None:
             return results
     arguments, backend = _parse(labels, logits, pos_weight, weight)
@@ -567,12 +563,21 @@ def grad_and_hess(
     return backend.grad_and_hess(arguments, out)
 
 
-def _plain_tensor_loss(labels: object, logits: object, pos_weight: object) -> Array | None:
-    if not _is_tensor(logits):
-        return None
-    from logitloss._backends import torch
+def _short_loss(
+    labels: object,
+    logits: object,
+    pos_weight: object,
+    weight: object,
+    reduction: str,
+    out: Array | None,
+) -> Array | None:
+    if type(logits) is ndarray:
+        return numpy.short_loss(labels, logits, pos_weight, weight, reduction, out)
+    if out is None and _is_tensor(logits):
+        from logitloss._backends import torch
 
-    return torch.plain_loss(labels, logits, pos_weight)
+        return torch.short_loss(labels, logits, pos_weight, weight, reduction)
+    return None
 
 
 def _parse(

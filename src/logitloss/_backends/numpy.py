@@ -23,62 +23,60 @@ _CHUNK = 256 * kernel.BLOCK
 _silently = np.errstate(all="ignore")
 
 
-# The short ways: plain arrays and a float need none of the preparations below, which take some
-# thirty microseconds. They return None for everything else, which goes the long way; if something
-# is wrong with it, that is said there.
+# The short ways: plain arrays need none of the preparations below, which take some thirty
+# microseconds. They return None for everything else, which goes the long way; if something is
+# wrong with it, that is said there.
 
 
 def short_loss(
-    labels: object, logits: ndarray, pos_weight: object, reduction: str, out: Any
+    labels: object, logits: ndarray, pos_weight: object, weight: object, reduction: str, out: Any
 ) -> Any:
+    inputs = labels, logits, pos_weight, weight
     if reduction == "none":
         if out is None:
-            return None
-        written = kernel.plain_run(kernel.LOSS, labels, logits, pos_weight, out, None, 1.0, False)
+            return kernel.plain_loss(*inputs)
+        written = kernel.plain_run(kernel.LOSS, *inputs, out, None, 1.0, False)
         return None if written is None else out
-    if out is not None or not (divisor := _short_divisor(logits, reduction)):
+    if out is not None or not (divisor := _short_divisor(logits, weight, reduction)):
         return None
-    total = kernel.plain_run(kernel.LOSS, labels, logits, pos_weight, None, None, 1.0, True)
+    total = kernel.plain_run(kernel.LOSS, *inputs, None, None, 1.0, True)
     return None if total is None else _short_value(total / divisor, logits)
 
 
 def short_value_and_grad(
-    labels: object, logits: ndarray, pos_weight: object, reduction: str, out: Any
+    labels: object, logits: ndarray, pos_weight: object, weight: object, reduction: str, out: Any
 ) -> tuple[Any, Any] | None:
+    inputs = labels, logits, pos_weight, weight
     first, gradient = _short_pair(logits, out, is_reduced=reduction != "none")
     if gradient is None:
         return None
     if reduction == "none":
-        written = kernel.plain_run(
-            kernel.VALUE_AND_GRAD, labels, logits, pos_weight, first, gradient, 1.0, False
-        )
-        return None if written is None else (first, gradient)
-    if not (divisor := _short_divisor(logits, reduction)) or not (
+        written = kernel.plain_run(kernel.VALUE_AND_GRAD, *inputs, first, gradient, 1.0, False)
+        return None if written is None else (_deliver(first, out), _deliver(gradient, out))
+    if not (divisor := _short_divisor(logits, weight, reduction)) or not (
         out is None or _is_place_for_value(first, logits, gradient)
     ):
         return None
-    total = kernel.plain_run(
-        kernel.VALUE_AND_GRAD, labels, logits, pos_weight, None, gradient, divisor, True
-    )
+    total = kernel.plain_run(kernel.VALUE_AND_GRAD, *inputs, None, gradient, divisor, True)
     if total is None:
         return None
     value = _short_value(total / divisor, logits)
     if out is None:
-        return value, gradient
+        return value, _deliver(gradient, out)
     first[()] = value
     return first, gradient
 
 
 def short_grad_and_hess(
-    labels: object, logits: ndarray, pos_weight: object, out: Any
+    labels: object, logits: ndarray, pos_weight: object, weight: object, out: Any
 ) -> tuple[Any, Any] | None:
     first, second = _short_pair(logits, out)
     if second is None:
         return None
     written = kernel.plain_run(
-        kernel.GRAD_AND_HESS, labels, logits, pos_weight, first, second, 1.0, False
+        kernel.GRAD_AND_HESS, labels, logits, pos_weight, weight, first, second, 1.0, False
     )
-    return None if written is None else (first, second)
+    return None if written is None else (_deliver(first, out), _deliver(second, out))
 
 
 def _short_pair(logits: ndarray, out: Any, is_reduced: bool = False) -> tuple[Any, Any]:
@@ -90,14 +88,19 @@ def _short_pair(logits: ndarray, out: Any, is_reduced: bool = False) -> tuple[An
     return None, None
 
 
-def _short_divisor(logits: ndarray, reduction: object) -> float:
-    """What the sum is divided by without weights, or 0 where the short way ends."""
+def _short_divisor(logits: ndarray, weight: object, reduction: object) -> float:
+    """What the sum is divided by, or 0 where the short way ends."""
     if reduction == "sum":
         return 1.0 if logits.size else 0.0
-    return float(logits.size) if reduction in ("mean", "weighted_mean") else 0.0
+    if reduction == "mean" or (reduction == "weighted_mean" and weight is None):
+        return float(logits.size)
+    return 0.0
 
 
 def _short_value(value: float, logits: ndarray) -> Any:
+    if abs(value) < 3e38:
+        return logits.dtype.type(value)
+    # Float32 may overflow, of which NumPy would warn.
     with np.errstate(over="ignore"):
         return logits.dtype.type(value)
 
@@ -179,7 +182,7 @@ def _allocate(arguments: Arguments) -> ndarray:
     return np.empty_like(arguments.logits, dtype=arguments.dtype, subok=False)
 
 
-def _deliver(result: ndarray, out: ndarray | None) -> Any:
+def _deliver(result: ndarray, out: object) -> Any:
     # Like NumPy's own functions: a scalar for a 0-d result, unless it was asked for as an array.
     return result[()] if out is None and result.ndim == 0 else result
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -49,36 +49,67 @@ _NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
 }
 _READABLE = (*_NUMPY_DTYPES, *_INTEGRAL)
 _TYPES = (Tensor, torch.nn.Parameter)
+_Outs: TypeAlias = tuple[Tensor | None, Tensor | None]
 _is_wrapper = torch._C._functorch.is_legacy_batchedtensor
 _is_functorch = torch._C._functorch.is_functorch_wrapped_tensor
 
 
-def plain_loss(labels: object, logits: object, pos_weight: object) -> Tensor | None:
-    """`kernel.plain_loss` of tensors: the loss in the commonest case, or None in another one."""
+def short_loss(
+    labels: object, logits: Any, pos_weight: object, weight: object, reduction: str
+) -> Tensor | None:
+    """`numpy.short_loss` of tensors, with derivatives by the logits; None for everything else.
+
+    On a few elements it takes less time than PyTorch's own loss, since it checks no more than has
+    to be known before the kernel checks the rest.
+    """
     if (
         torch.compiler.is_compiling()
         or type(labels) is not Tensor
-        or type(logits) is not Tensor
+        or type(logits) not in _TYPES
+        or not logits.is_cpu
         or _is_transformed()
         or _is_traced()
         or torch.autograd.profiler._is_profiler_enabled
-        or labels.requires_grad
     ):
         return None
-    if type(pos_weight) is Tensor and pos_weight.dim() == 0:
-        if pos_weight.requires_grad or not pos_weight.is_cpu:
-            return None
-        pos_weight = pos_weight.item()
-    if logits.requires_grad:
-        if labels.shape != logits.shape or not labels.is_cpu:
-            return None
-        return _short_loss(Arguments(xp, labels, logits, pos_weight, None, logits.dtype), "none")
     try:
-        losses = kernel.plain_loss(labels.numpy(), logits.numpy(), pos_weight)
+        # Asked to, `numpy` detaches; it would copy from another device as well.
+        arrays = (
+            labels.numpy(),
+            logits.numpy(force=True),
+            pos_weight if type(pos_weight) is float else _short_coefficient(pos_weight),
+            None if weight is None else _short_coefficient(weight),
+        )
     except (RuntimeError, TypeError):
-        # One is not on the CPU, or not in memory as it reads.
+        # One is not on the CPU, or not in memory as it reads, or requires a gradient.
         return None
-    return None if losses is None else torch.from_numpy(losses)
+    # One that outlived its `torch.func.grad` says it requires a gradient.
+    needs_grad = logits.requires_grad and torch.is_grad_enabled() and not _is_functorch(logits)
+    value: Any
+    gradient: Any = None
+    if reduction == "none":
+        value = kernel.plain_loss(*arrays)
+    elif needs_grad:
+        results = numpy_backend.short_value_and_grad(*arrays, reduction, None)
+        value, gradient = results or (None, None)
+    else:
+        value = numpy_backend.short_loss(*arrays, reduction, None)
+    if value is None:
+        return None
+    value = _from_numpy(value)
+    if not needs_grad:
+        return value  # type: ignore[no-any-return]
+    if gradient is not None:
+        gradient = _from_numpy(gradient)
+    return _apply_eager_loss(logits, (labels, pos_weight, weight, reduction, value, gradient))
+
+
+def _short_coefficient(value: object) -> Any:
+    if type(value) is Tensor:
+        return value.numpy() if value.dim() else value.numpy().item()
+    if not isinstance(value, (float, int)):
+        raise TypeError
+    return value
 
 
 def parse(
@@ -143,9 +174,6 @@ def loss(arguments: Arguments, reduction: str, out: Tensor | None, name: str | N
 
 
 def _loss(arguments: Arguments, reduction: str, out: Tensor | None) -> Tensor:
-    value = _short_loss(arguments, reduction) if out is None else None
-    if value is not None:
-        return value
     inputs = _prepare(arguments, out)
     tensors = _tensors(inputs[1:5])
     if _is_eager(tensors) and not _needs_grad(tensors):
@@ -153,43 +181,14 @@ def _loss(arguments: Arguments, reduction: str, out: Tensor | None) -> Tensor:
     return _deliver(_differentiable_loss(inputs, reduction), inputs, out)
 
 
-def _short_loss(inputs: Arguments, reduction: str) -> Tensor | None:
-    """The loss of a few elements in less time than PyTorch takes, or None in an uncommon case."""
-    _, labels, logits, pos_weight, weight, dtype = inputs
-    if (
-        torch.compiler.is_compiling()
-        or type(pos_weight) is not float
-        or weight is not None
-        or type(labels) is not Tensor
-        or type(logits) not in _TYPES
-        or dtype not in _NUMPY_DTYPES
-        or labels.dtype is not dtype
-        or logits.dtype is not dtype
-        or not logits.is_cpu
-        or _is_wrapper(labels)
-        or _is_wrapper(logits)
-        or _is_transformed()
-        or _is_traced()
-    ):
-        return None
-    if torch.is_grad_enabled():
-        if labels.requires_grad:
-            return None
-        # One that outlived its `torch.func.grad` says it requires a gradient.
-        if logits.requires_grad and not _is_functorch(logits):
-            value: Tensor = _apply_eager_loss(logits, inputs, reduction)
-            return value
-    return _kernel_loss(inputs, reduction)
-
-
 def value_and_grad(
     arguments: Arguments, reduction: str, out: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor]:
-    outs = out or (None, None)
+    outs: _Outs = out or (None, None)
     inputs = _prepare(arguments, *outs)
     tensors = _tensors(inputs[1:5])
     if _is_eager(tensors) and not _needs_grad(tensors):
-        value, gradient = _kernel_value_and_grad(inputs, reduction, *outs)
+        value, gradient = _kernel_value_and_grad(inputs, reduction, outs)
     else:
         value = _differentiable_loss(inputs, reduction)
         gradient = _derivative(*_operands(inputs), 1)
@@ -199,11 +198,11 @@ def value_and_grad(
 
 
 def grad_and_hess(arguments: Arguments, out: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-    outs = out or (None, None)
+    outs: _Outs = out or (None, None)
     inputs = _prepare(arguments, *outs)
     tensors = _tensors(inputs[1:5])
     if _is_eager(tensors) and not _needs_grad(tensors):
-        gradient, hessian = _kernel_grad_and_hess(inputs, *outs)
+        gradient, hessian = _kernel_grad_and_hess(inputs, outs)
     else:
         gradient = _derivative(*_operands(inputs), 1)
         hessian = _derivative(*_operands(inputs), 2)
@@ -286,105 +285,46 @@ def _fits_kernel(tensors: list[Tensor], eager: bool) -> bool:
 
 
 def _kernel_loss(inputs: Arguments, reduction: str, out: Tensor | None = None) -> Tensor:
-    if out is None:
-        results = _plain(kernel.LOSS, inputs, reduction)
-        if results is not None:
-            return results[0]
-    view = _view(out, inputs)
-    result = numpy_backend.loss(_to_numpy(inputs), reduction, view, None)
-    return _from_numpy(result, view, out)
+    arrays, view = _to_numpy(inputs), _view(out, inputs)
+    value = numpy_backend.short_loss(*arrays[1:5], reduction, view)
+    if value is None:
+        value = numpy_backend.loss(arrays, reduction, view, None)
+    return _from_numpy(value, view, out)
 
 
 def _kernel_value_and_grad(
-    inputs: Arguments,
-    reduction: str,
-    value_out: Tensor | None = None,
-    gradient_out: Tensor | None = None,
+    inputs: Arguments, reduction: str, outs: _Outs = (None, None)
 ) -> tuple[Tensor, Tensor]:
-    if value_out is gradient_out is None:
-        results = _plain(kernel.VALUE_AND_GRAD, inputs, reduction)
-        if results is not None:
-            return results
-    views: Any = _view(value_out, inputs), _view(gradient_out, inputs)
-    value, gradient = numpy_backend.value_and_grad(_to_numpy(inputs), reduction, views)
-    return _from_numpy(value, views[0], value_out), _from_numpy(gradient, views[1], gradient_out)
+    arrays, views = _to_numpy(inputs), _views(outs, inputs)
+    results = numpy_backend.short_value_and_grad(*arrays[1:5], reduction, views)
+    if results is None:
+        results = numpy_backend.value_and_grad(arrays, reduction, views)
+    return _both_from_numpy(results, views, outs)
 
 
-def _kernel_grad_and_hess(
-    inputs: Arguments, gradient_out: Tensor | None = None, hessian_out: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    views: Any = _view(gradient_out, inputs), _view(hessian_out, inputs)
-    gradient, hessian = numpy_backend.grad_and_hess(_to_numpy(inputs), views)
-    gradient = _from_numpy(gradient, views[0], gradient_out)
-    return gradient, _from_numpy(hessian, views[1], hessian_out)
-
-
-def _plain(
-    operation: int, inputs: Arguments, reduction: str, divisor: float | None = None
-) -> tuple[Tensor, Any] | None:
-    """Value and gradient, if the operation has one, without the NumPy backend's overhead.
-
-    None in another than the commonest case: contiguous tensors, each coefficient a scalar or as
-    large as they are, and no sum of weights to divide by.
-    """
-    _, labels, logits, pos_weight, weight, _ = inputs
-    if reduction == "weighted_mean" and weight is not None:
-        return None
-    if not (labels.is_contiguous() and logits.is_contiguous()):
-        return None
-    if type(pos_weight) is not float:
-        pos_weight = _flat(pos_weight, logits)
-    weight = 1.0 if weight is None else _flat(weight, logits)
-    if pos_weight is None or weight is None:
-        return None
-    shape, size, dtype = logits.shape, logits.numel(), _NUMPY_DTYPES[logits.dtype]
-    reduce = reduction != "none"
-    if divisor is None:
-        divisor = size if reduction in ("mean", "weighted_mean") else 1
-    # In memory of NumPy: see _from_numpy.
-    value: Any = None if reduce else np.empty(size, dtype)
-    gradient = np.empty(size, dtype) if operation == kernel.VALUE_AND_GRAD else None
-    total = kernel.run(
-        operation,
-        labels.numpy(force=True).reshape(-1),
-        logits.numpy(force=True).reshape(-1),
-        pos_weight,
-        weight,
-        value,
-        gradient,
-        divisor or 1.0,
-        False,
-        reduce,
-        logits.dtype is torch.float32,
-    )
-    if reduce:
-        # After an overflow to infinity the low part is NaN.
-        value = sum(total) if math.isfinite(total[0]) else total[0]
-        value = np.asarray(value / divisor if divisor else math.nan, dtype)
-    value = torch.from_numpy(value if reduce else value.reshape(shape))
-    return value, None if gradient is None else torch.from_numpy(gradient.reshape(shape))
-
-
-def _flat(value: Tensor | float, logits: Tensor) -> Any:
-    """A coefficient as the kernel takes it; None if that is not one of the simple ones."""
-    if not isinstance(value, Tensor):
-        return value
-    if value.dim() == 0:
-        return float(value.item())
-    if value.shape == logits.shape and value.is_contiguous():
-        return value.numpy(force=True).reshape(-1), 1, value.numel()
-    return None
+def _kernel_grad_and_hess(inputs: Arguments, outs: _Outs = (None, None)) -> tuple[Tensor, Tensor]:
+    arrays, views = _to_numpy(inputs), _views(outs, inputs)
+    results = numpy_backend.short_grad_and_hess(*arrays[1:5], views)
+    if results is None:
+        results = numpy_backend.grad_and_hess(arrays, views)
+    return _both_from_numpy(results, views, outs)
 
 
 def _to_numpy(inputs: Arguments) -> Arguments:
     """The same memory, but for negated views, which are copied."""
 
     def view(value: Any) -> Any:
-        return value.numpy(force=True) if isinstance(value, Tensor) else value
+        if not isinstance(value, Tensor):
+            return value
+        if value.numel() and not any(value.stride()):
+            # One number, however often an expanded tensor repeats it.
+            return float(value.as_strided((), ()).item())
+        return value.numpy(force=True)
 
     _, labels, logits, pos_weight, weight, _ = inputs
     dtype = _NUMPY_DTYPES[logits.dtype]
-    return Arguments(np, view(labels), view(logits), view(pos_weight), view(weight), dtype)
+    arrays = labels.numpy(force=True), logits.numpy(force=True)
+    return Arguments(np, *arrays, view(pos_weight), view(weight), dtype)
 
 
 def _view(out: Tensor | None, inputs: Arguments) -> Any:
@@ -396,13 +336,25 @@ def _view(out: Tensor | None, inputs: Arguments) -> Any:
     return out.detach().numpy()
 
 
-def _from_numpy(result: Any, view: Any, out: Tensor | None) -> Tensor:
+def _views(outs: _Outs, inputs: Arguments) -> tuple[Any, Any] | None:
+    first, second = (_view(out, inputs) for out in outs)
+    return None if first is second is None else (first, second)
+
+
+def _from_numpy(result: Any, view: Any = None, out: Tensor | None = None) -> Tensor:
     if view is None or out is None:
         # In memory that NumPy allocated: it keeps small blocks and asks for huge pages, where
         # PyTorch pays for page faults that cost more than the kernel.
         return torch.from_numpy(np.asarray(result))
     torch.autograd.graph.increment_version(out)
     return out
+
+
+def _both_from_numpy(
+    results: tuple[Any, Any], views: tuple[Any, Any] | None, outs: _Outs
+) -> tuple[Tensor, Tensor]:
+    first, second = map(_from_numpy, results, views or (None, None), outs)
+    return first, second
 
 
 def _operands(inputs: Arguments) -> tuple[Any, Any, Any, Any]:
@@ -419,16 +371,20 @@ def _operands(inputs: Arguments) -> tuple[Any, Any, Any, Any]:
 
 
 def _differentiable_loss(inputs: Arguments, reduction: str) -> Tensor:
-    _, labels, logits, *coefficients, _ = inputs
-    others = _tensors([labels, *coefficients])
+    _, labels, logits, pos_weight, weight, _ = inputs
+    others = _tensors([labels, pos_weight, weight])
     if _is_eager([logits, *others]) and not _needs_grad(others):
-        value: Tensor = _EagerLoss.apply(logits, inputs, reduction)  # type: ignore[no-untyped-call]
-        return value
+        results: tuple[Tensor, Tensor | None]
+        if reduction == "none":
+            results = _kernel_loss(inputs, reduction), None
+        else:
+            results = _kernel_value_and_grad(inputs, reduction)
+        return _apply_eager_loss(logits, (labels, pos_weight, weight, reduction, *results))
     if reduction == "none":
         return _derivative(*_operands(inputs), 0)
     total = _derivative(*_operands(inputs), 0, total=True)
     divisor = _divisor(inputs, reduction)
-    value = total / _nonzero(divisor, inputs)
+    value: Tensor = total / _nonzero(divisor, inputs)
     if isinstance(divisor, Tensor):
         # Added, NaN stays out of the derivatives, which are zero where all weights are.
         value = value + torch.where(divisor == 0, math.nan, 0.0)
@@ -458,45 +414,42 @@ def _accumulator(values: Tensor) -> torch.dtype:
 
 
 class _EagerLoss(Function):
-    """The loss where only logits need a gradient: a reduced one computes it in the same pass."""
+    """The loss where only logits need a gradient: a reduced one has it from the same pass."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, inputs: Arguments, reduction: str) -> Tensor:
-        gradient = None
-        if reduction == "none":
-            value = _kernel_loss(inputs, reduction)
-        else:
-            value, gradient = _kernel_value_and_grad(inputs, reduction)
-        _, labels, _, pos_weight, weight, ctx.dtype = inputs
-        ctx.pos_weight = ctx.weight = None
-        if not isinstance(pos_weight, Tensor):
-            ctx.pos_weight, pos_weight = pos_weight, None
-        if not isinstance(weight, Tensor):
-            ctx.weight, weight = weight, None
-        ctx.save_for_backward(gradient, labels, logits, pos_weight, weight)
-        ctx.reduction = reduction
-        return value
+    def forward(ctx: Any, logits: Tensor, call: tuple[Any, ...]) -> Tensor:
+        # In a tuple, because a Function makes a view of a tensor that it returns as it was given.
+        labels, pos_weight, weight, ctx.reduction, value, ctx.gradient = call
+        pos_weight, ctx.pos_weight = _tensor_or_number(pos_weight)
+        weight, ctx.weight = _tensor_or_number(weight)
+        ctx.save_for_backward(labels, logits, pos_weight, weight)
+        return value  # type: ignore[no-any-return]
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, None, None]:
-        gradient, labels, logits, pos_weight, weight = ctx.saved_tensors
-        if not (
-            gradient is None
-            or torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or _is_transformed()
-            or _is_traced()
-            or _is_wrapper(scale)
-        ):
-            # `loss.backward()` passes 1, and multiplying would be another pass over memory.
-            return gradient if scale.item() == 1 else gradient * scale, None, None
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, None]:
+        # Given away, so that it may be multiplied in place and become `.grad` without a copy.
+        gradient: Tensor | None = vars(ctx).pop("gradient", None)
+        labels, logits, pos_weight, weight = ctx.saved_tensors
         pos_weight = ctx.pos_weight if pos_weight is None else pos_weight
         weight = ctx.weight if weight is None else weight
-        inputs = Arguments(xp, labels, logits, pos_weight, weight, ctx.dtype)
-        if ctx.reduction != "none":
+        inputs = Arguments(xp, labels, logits, pos_weight, weight, logits.dtype)
+        is_reduced = ctx.reduction != "none"
+        if not torch.is_grad_enabled() and _is_eager([scale]):
+            if not is_reduced:
+                weight = scale if weight is None else scale * weight
+                return _kernel_value_and_grad(inputs._replace(weight=weight), "sum")[1], None
+            if gradient is None:
+                _, gradient = _kernel_value_and_grad(inputs, ctx.reduction)
+            # `loss.backward()` passes 1, and multiplying is another pass over memory.
+            return gradient if scale.item() == 1 else gradient.mul_(scale), None
+        if is_reduced:
             scale = scale / _nonzero(_divisor(inputs, ctx.reduction), inputs)
         partials = _partials(_derivative, *_operands(inputs), 0, None, scale, None, None)
-        return partials[1], None, None
+        return partials[1], None
+
+
+def _tensor_or_number(value: Any) -> tuple[Tensor | None, float | None]:
+    return (None, value) if value is None or isinstance(value, (float, int)) else (value, None)
 
 
 # `Function.apply` without its look at `torch.func`: no transformation is active then.
@@ -566,15 +519,7 @@ def _compute_by_kernel(
     inputs = Arguments(xp, labels, logits, pos_weight, weight, logits.dtype)
     if order == 0:
         return _kernel_loss(inputs, "sum" if total else "none")
-    results = None
-    if order == 2:
-        results = _kernel_grad_and_hess(inputs)
-    elif weight is not None and weight.dim() == 0 and weight != 0:
-        # What `backward` passes on from a sum or mean: a weight costs the kernel more.
-        results = _plain(
-            kernel.VALUE_AND_GRAD, inputs._replace(weight=None), "sum", 1 / weight.item()
-        )
-    results = results or _kernel_value_and_grad(inputs, "sum")
+    results = _kernel_value_and_grad(inputs, "sum") if order == 1 else _kernel_grad_and_hess(inputs)
     result: Tensor = results[1]
     return result.sum(dtype=torch.float64).to(result.dtype) if total else result
 

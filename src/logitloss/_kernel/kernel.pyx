@@ -8,7 +8,7 @@ from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
 from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport prange
 from libc.math cimport isfinite
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 cdef extern from "blocks.h" nogil:
     enum:
@@ -238,19 +238,16 @@ cdef inline bint _is_plain(cnp.ndarray array) noexcept:
     )
 
 
-cdef bint _describe_plain(
-    logitloss_task *task, object labels, object logits, object pos_weight
-) noexcept:
-    """Fill in the inputs of a task in the commonest case, or return False if it is another one.
+cdef bint _describe_plain(logitloss_task *task, object labels, object logits) noexcept:
+    """Fill in labels and logits in the commonest case, or return False if it is another one.
 
-    Two plain contiguous arrays of the same floating type and shape and a number, for
-    which a call costs no more than an addition: no checks beyond these are needed.
+    Two plain contiguous arrays of the same shape, logits of a floating type and labels of
+    the same or of an integer one, for which a call costs no more than an addition: no
+    checks beyond these are needed.
     """
     cdef cnp.ndarray x, z
-    cdef int kind, ndim
+    cdef int kind, ndim, labels_type
     if not (cnp.PyArray_CheckExact(logits) and cnp.PyArray_CheckExact(labels)):
-        return False
-    if not PyFloat_Check(pos_weight):
         return False
     x = <cnp.ndarray>logits
     z = <cnp.ndarray>labels
@@ -258,41 +255,113 @@ cdef bint _describe_plain(
     ndim = cnp.PyArray_NDIM(x)
     if (
         (kind != cnp.NPY_FLOAT and kind != cnp.NPY_DOUBLE)
-        or cnp.PyArray_TYPE(z) != kind
-        or ndim == 0
         or cnp.PyArray_NDIM(z) != ndim
         or memcmp(cnp.PyArray_DIMS(x), cnp.PyArray_DIMS(z), ndim * sizeof(cnp.npy_intp))
         or not _is_plain(x)
         or not _is_plain(z)
     ):
         return False
+    task.logits.type = LOGITLOSS_FLOAT32 if kind == cnp.NPY_FLOAT else LOGITLOSS_FLOAT64
+    task.labels.type = task.logits.type
+    if cnp.PyArray_TYPE(z) != kind:
+        labels_type = _integer_type(z)
+        if labels_type < 0:
+            return False
+        task.labels.type = <logitloss_type>labels_type
     task.logits.data = cnp.PyArray_BYTES(x)
     task.labels.data = cnp.PyArray_BYTES(z)
-    task.logits.type = task.labels.type = (
-        LOGITLOSS_FLOAT32 if kind == cnp.NPY_FLOAT else LOGITLOSS_FLOAT64
-    )
-    task.logits.stride = task.labels.stride = cnp.PyArray_ITEMSIZE(x)
+    task.logits.stride = cnp.PyArray_ITEMSIZE(x)
+    task.labels.stride = cnp.PyArray_ITEMSIZE(z)
     task.logits.repeat = task.labels.repeat = 1
     task.logits.period = task.labels.period = max(cnp.PyArray_SIZE(x), 1)
-    task.pos_weight.data = task.weight.data = NULL
-    task.pos_weight_scalar = PyFloat_AS_DOUBLE(pos_weight)
-    task.weight_scalar = 1
     task.in_place = False
     return True
 
 
-def plain_loss(object labels, object logits, object pos_weight):
+cdef object _add_plain_coefficient(
+    logitloss_operand *operand, double *scalar, object value, cnp.ndarray logits
+):
+    """Let a task have a number, or a plain array of its type that varies along adjacent axes.
+
+    Returns what must stay alive until the task has been run, or None in any other case.
+    """
+    cdef cnp.ndarray array
+    cdef cnp.npy_intp *sizes
+    cdef cnp.npy_intp *goal
+    cdef cnp.npy_intp length
+    cdef Py_ssize_t nbytes, done = 0
+    cdef int missing, first = 0, last
+    operand.data = NULL
+    if PyFloat_Check(value):
+        scalar[0] = PyFloat_AS_DOUBLE(value)
+        return value
+    if type(value) is int:
+        try:
+            scalar[0] = value
+        except OverflowError:
+            return None
+        return value
+    if not (
+        cnp.PyArray_CheckExact(value)
+        and cnp.PyArray_TYPE(value) == cnp.PyArray_TYPE(logits)
+        and _is_plain(value)
+    ):
+        return None
+    array = <cnp.ndarray>value
+    last = cnp.PyArray_NDIM(array)
+    missing = cnp.PyArray_NDIM(logits) - last
+    if missing < 0 or not cnp.PyArray_SIZE(logits):
+        return None
+    sizes = cnp.PyArray_DIMS(array)
+    goal = cnp.PyArray_DIMS(logits) + missing
+    operand.repeat = 1
+    while last and sizes[last - 1] == 1:
+        last -= 1
+        operand.repeat *= goal[last]
+    while first < last and sizes[first] == 1:
+        first += 1
+    if memcmp(sizes + first, goal + first, (last - first) * sizeof(cnp.npy_intp)):
+        return None
+    operand.period = cnp.PyArray_SIZE(array)
+    if operand.period == 1:
+        scalar[0] = array.item()
+        return value
+    operand.stride = cnp.PyArray_ITEMSIZE(array)
+    operand.type = (
+        LOGITLOSS_FLOAT32 if cnp.PyArray_TYPE(logits) == cnp.NPY_FLOAT else LOGITLOSS_FLOAT64
+    )
+    if operand.repeat == 1 and operand.period < cnp.PyArray_SIZE(logits):
+        # The kernel reads past the end of a period: see blocks.h.
+        nbytes = cnp.PyArray_NBYTES(array)
+        length = operand.period + LOGITLOSS_BLOCK
+        value = cnp.PyArray_EMPTY(1, &length, cnp.PyArray_TYPE(array), 0)
+        length *= operand.stride
+        while done < length:
+            memcpy(
+                cnp.PyArray_BYTES(value) + done,
+                cnp.PyArray_BYTES(array),
+                min(nbytes, length - done),
+            )
+            done += nbytes
+    operand.data = cnp.PyArray_BYTES(value)
+    return value
+
+
+def plain_loss(object labels, object logits, object pos_weight, object weight=None):
     """The elementwise loss in the commonest case, or None if it is another one."""
     cdef logitloss_task task
     cdef logitloss_run *kernel
     cdef cnp.ndarray result
     cdef Py_ssize_t size
-    if type(pos_weight) is int:
-        try:
-            pos_weight = float(pos_weight)
-        except OverflowError:
-            return None
-    if not _describe_plain(&task, labels, logits, pos_weight):
+    if not _describe_plain(&task, labels, logits):
+        return None
+    pos_weight = _add_plain_coefficient(
+        &task.pos_weight, &task.pos_weight_scalar, pos_weight, logits
+    )
+    weight = _add_plain_coefficient(
+        &task.weight, &task.weight_scalar, 1.0 if weight is None else weight, logits
+    )
+    if pos_weight is None or weight is None:
         return None
     size = cnp.PyArray_SIZE(logits)
     result = cnp.PyArray_EMPTY(
@@ -310,7 +379,8 @@ def plain_loss(object labels, object logits, object pos_weight):
     else:
         with nogil:
             _execute(&task, size, kernel)
-    return result
+    # Like NumPy's own functions: a scalar for a 0-d result.
+    return result if cnp.PyArray_NDIM(result) else result[()]
 
 
 cdef bint _overlap(const char *first, const char *second, Py_ssize_t nbytes) noexcept:
@@ -341,7 +411,12 @@ cdef bint _add_result(
         return False
     data = cnp.PyArray_BYTES(array)
     nbytes = cnp.PyArray_NBYTES(array)
-    if _overlap(data, task.logits.data, nbytes) or _overlap(data, task.labels.data, nbytes):
+    if (
+        _overlap(data, task.logits.data, nbytes)
+        or _overlap(data, task.labels.data, nbytes)
+        or _overlap(data, task.pos_weight.data, nbytes)
+        or _overlap(data, task.weight.data, nbytes)
+    ):
         return False
     result.data = data
     result.stride = task.logits.stride
@@ -353,6 +428,7 @@ def plain_run(
     object labels,
     object logits,
     object pos_weight,
+    object weight,
     object first,
     object second,
     double gradient_divisor,
@@ -366,10 +442,19 @@ def plain_run(
     cdef logitloss_run *kernel
     cdef logitloss_sum total
     cdef Py_ssize_t size
-    if not (
-        _describe_plain(&task, labels, logits, pos_weight)
-        and _add_result(&task.first, &task, first, logits)
-        and _add_result(&task.second, &task, second, logits)
+    if not _describe_plain(&task, labels, logits):
+        return None
+    pos_weight = _add_plain_coefficient(
+        &task.pos_weight, &task.pos_weight_scalar, pos_weight, logits
+    )
+    weight = _add_plain_coefficient(
+        &task.weight, &task.weight_scalar, 1.0 if weight is None else weight, logits
+    )
+    if (
+        pos_weight is None
+        or weight is None
+        or not _add_result(&task.first, &task, first, logits)
+        or not _add_result(&task.second, &task, second, logits)
     ):
         return None
     size = cnp.PyArray_SIZE(logits)
@@ -389,31 +474,39 @@ def plain_run(
     return total.hi + total.lo if isfinite(total.hi) else total.hi
 
 
-cdef int _set_operand(logitloss_operand *operand, cnp.ndarray array) except -1:
+cdef int _integer_type(cnp.ndarray array) noexcept:
+    """What the kernel calls the type of an array of integers or bools; -1 for any other."""
     cdef char kind = array.descr.kind
     cdef int itemsize = cnp.PyArray_ITEMSIZE(array)
+    if kind == c"b" or (kind == c"u" and itemsize == 1):
+        return LOGITLOSS_UINT8
+    if kind == c"u" and itemsize == 2:
+        return LOGITLOSS_UINT16
+    if kind == c"u" and itemsize == 4:
+        return LOGITLOSS_UINT32
+    if kind == c"u" and itemsize == 8:
+        return LOGITLOSS_UINT64
+    if kind == c"i" and itemsize == 1:
+        return LOGITLOSS_INT8
+    if kind == c"i" and itemsize == 2:
+        return LOGITLOSS_INT16
+    if kind == c"i" and itemsize == 4:
+        return LOGITLOSS_INT32
+    if kind == c"i" and itemsize == 8:
+        return LOGITLOSS_INT64
+    return -1
+
+
+cdef int _set_operand(logitloss_operand *operand, cnp.ndarray array) except -1:
+    cdef char kind = array.descr.kind
+    cdef int itemsize = cnp.PyArray_ITEMSIZE(array), type = _integer_type(array)
     if kind == c"f" and itemsize == 4:
-        operand.type = LOGITLOSS_FLOAT32
+        type = LOGITLOSS_FLOAT32
     elif kind == c"f" and itemsize == 8:
-        operand.type = LOGITLOSS_FLOAT64
-    elif kind == c"b" or (kind == c"u" and itemsize == 1):
-        operand.type = LOGITLOSS_UINT8
-    elif kind == c"u" and itemsize == 2:
-        operand.type = LOGITLOSS_UINT16
-    elif kind == c"u" and itemsize == 4:
-        operand.type = LOGITLOSS_UINT32
-    elif kind == c"u" and itemsize == 8:
-        operand.type = LOGITLOSS_UINT64
-    elif kind == c"i" and itemsize == 1:
-        operand.type = LOGITLOSS_INT8
-    elif kind == c"i" and itemsize == 2:
-        operand.type = LOGITLOSS_INT16
-    elif kind == c"i" and itemsize == 4:
-        operand.type = LOGITLOSS_INT32
-    elif kind == c"i" and itemsize == 8:
-        operand.type = LOGITLOSS_INT64
-    else:
+        type = LOGITLOSS_FLOAT64
+    if type < 0:
         raise AssertionError(f"no kernel for {array.dtype}")
+    operand.type = <logitloss_type>type
     operand.data = cnp.PyArray_BYTES(array)
     operand.stride = cnp.PyArray_STRIDE(array, 0)
     operand.repeat = 1
