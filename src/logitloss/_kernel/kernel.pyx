@@ -278,13 +278,23 @@ cdef bint _describe_plain(logitloss_task *task, object labels, object logits) no
     return True
 
 
-cdef object _add_plain_coefficient(
-    logitloss_operand *operand, double *scalar, object value, cnp.ndarray logits
+cdef inline object _add_plain_coefficient(
+    logitloss_operand *operand, double *scalar, object value, object logits
 ):
     """Let a task have a number, or a plain array of its type that varies along adjacent axes.
 
     Returns what must stay alive until the task has been run, or None in any other case.
     """
+    if PyFloat_Check(value):
+        operand.data = NULL
+        scalar[0] = PyFloat_AS_DOUBLE(value)
+        return value
+    return _add_uncommon_coefficient(operand, scalar, value, logits)
+
+
+cdef object _add_uncommon_coefficient(
+    logitloss_operand *operand, double *scalar, object value, cnp.ndarray logits
+):
     cdef cnp.ndarray array
     cdef cnp.npy_intp *sizes
     cdef cnp.npy_intp *goal
@@ -292,9 +302,6 @@ cdef object _add_plain_coefficient(
     cdef Py_ssize_t nbytes, done = 0
     cdef int missing, first = 0, last
     operand.data = NULL
-    if PyFloat_Check(value):
-        scalar[0] = PyFloat_AS_DOUBLE(value)
-        return value
     if type(value) is int:
         try:
             scalar[0] = value
