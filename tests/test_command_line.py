@@ -315,9 +315,9 @@ def test_text_report_without_a_value(run):
 
 def test_version_and_config_need_no_files(run, monkeypatch):
     monkeypatch.setitem(vars(logitloss), "__version__", "1.2.3")
-    monkeypatch.setattr(logitloss, "show_config", lambda: print("the build"))
+    monkeypatch.setattr(logitloss, "show_config", lambda mode: {mode: "the build"})
     assert run("--version") == (0, "1.2.3\n", "")
-    assert run("--config") == (0, "the build\n", "")
+    assert run("--config") == (0, '{\n  "dicts": "the build"\n}\n', "")
 
 
 def test_help_names_every_option(run):

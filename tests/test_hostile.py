@@ -301,11 +301,14 @@ def test_damaged_files(data: st.DataObject, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-@pytest.mark.parametrize("options", [[], ["--json"], ["--version"], ["--config"]])
-def test_output_onto_a_full_disk(files: Path, options: list[str]) -> None:
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("options", [[], ["--json"], ["--version"], ["--config"], ["--help"]])
+def test_output_onto_a_full_disk(files: Path, options: list[str], buffered: bool) -> None:
+    environment = {name: v for name, v in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:
         result = subprocess.run(
             [sys.executable, "-m", "logitloss", "labels.npy", "logits.npy", *options],
+            env=environment if buffered else environment | {"PYTHONUNBUFFERED": "1"},
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

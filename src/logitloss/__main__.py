@@ -59,13 +59,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _PrintAndExit(argparse.Action):
-    """An option that needs no files beside it; `const` does the printing."""
+    """An option that needs no files beside it; `const` gives the text."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(nargs=0, **settings)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        self.const()
+        _print(self.const())
         parser.exit()
 
 
@@ -83,6 +83,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "in constant memory however large the files.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        # argparse's own --help passes over an output that cannot be written.
+        add_help=False,
     )
     add = parser.add_argument
     source = path_or_columns
@@ -144,14 +146,21 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--config",
         action=_PrintAndExit,
-        const=logitloss.show_config,
+        const=lambda: json.dumps(logitloss.show_config("dicts"), indent=2),
         help="print the build and exit",
     )
     add(
         "--version",
         action=_PrintAndExit,
-        const=lambda: print(logitloss.__version__),
+        const=lambda: logitloss.__version__,
         help="print the version and exit",
+    )
+    add(
+        "-h",
+        "--help",
+        action=_PrintAndExit,
+        const=lambda: parser.format_help().rstrip("\n"),
+        help="print this help and exit",
     )
     options = parser.parse_args(argv)
     if options.reduction == "none":
