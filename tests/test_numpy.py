@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -181,6 +182,24 @@ def test_many_weights_are_added_up_in_float64(dtype: str) -> None:
     )
     assert value == np.float64(np.log(2)).astype(dtype)
     np.testing.assert_array_equal(gradient, np.full(gradient.shape, 0.5 / size).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums_of_weights_are_exact(dtype: str) -> None:
+    """No error but that of rounding them and the quotient: all of the loss is in one element."""
+    rng = np.random.default_rng(0)
+    for size in (2, 100, 1000, 10_000, 30_000, 50_000, 100_001):
+        weight = (10.0 ** rng.uniform(-9, 0, size)).astype(dtype)
+        labels, logits = np.ones(size, dtype), np.zeros(size, dtype)
+        labels[0], logits[0] = 0, 64
+        true = 64 * Fraction(float(weight[0])) / sum(map(Fraction, weight.tolist()))
+        got = weighted(labels, logits, 0.0, weight=weight, reduction="weighted_mean")
+        strided, swapped = np.repeat(weight, 3)[::3], weight.astype(weight.dtype.newbyteorder())
+        for layout in (strided, swapped):
+            again = weighted(labels, logits, 0.0, weight=layout, reduction="weighted_mean")
+            assert again == got
+        bound = 0.51 if dtype == "float32" else 1
+        assert abs(Fraction(float(got)) - true) <= Fraction(bound * float(np.spacing(got)))
 
 
 def test_an_infinite_sum_is_infinite() -> None:
