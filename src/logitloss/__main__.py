@@ -7,13 +7,14 @@ value is printed as it is then, not rounded to the dtype of the data.
 
 import argparse
 import importlib.util
+import itertools
 import json
 import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -21,7 +22,7 @@ import numpy as np
 
 import logitloss
 from logitloss._arguments import parse as check_arguments
-from logitloss._npy_files import Array, Input, NpyOutput, Output, published_together
+from logitloss._npy_files import Array, Block, Input, NpyOutput, Output, published_together
 from logitloss._plot import Plot
 from logitloss._table_files import Columns, ColumnsOf, Table, is_table, path_or_columns
 
@@ -49,7 +50,7 @@ examples:
   logitloss labels.npy logits.npy --reduction none --loss-out loss.npy
 """
 
-Value: TypeAlias = Array | Columns
+Value: TypeAlias = Input | Columns | Array
 
 
 class _Parser(argparse.ArgumentParser):
@@ -172,29 +173,29 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 class _Inputs:
-    """Arrays of one shape, transposed where needed so that C order is the order in the files."""
+    """What is computed with, block by block."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, open_files: ExitStack) -> None:
+        self._open_files = open_files
         self._files: list[Input] = []
         self._tables: dict[Path, Table] = {}
         sources = (options.labels, options.logits, options.pos_weight, options.weight)
         values = [self._open(source) for source in sources]
         # These are checked as if they were in memory.
         arguments = check_arguments(
-            *(value.stand_in if isinstance(value, Columns) else value for value in values)
+            *(value.stand_in if isinstance(value, Input | Columns) else value for value in values)
         )
         self.dtype: np.dtype[Any] = arguments.dtype
         self.shape: tuple[int, ...] = arguments.logits.shape
         self.size = math.prod(self.shape)
         named = [value.names for value in values[:2] if isinstance(value, Columns)]
         self.column_names: list[str] | None = named[0] if named else None
-        for index, checked in enumerate(arguments[1:5]):
-            values[index] = self._spread(values[index], checked)
+        values = [self._spread(value) for value in values]
         # Rows of a table come in their own order.
         by_row = any(isinstance(value, Columns) for value in values)
-        self.fortran_order: bool = arguments.logits.flags.fnc and not by_row
-        if self.fortran_order:
-            values = [value.T if isinstance(value, np.ndarray) else value for value in values]
+        self.fortran_order: bool = not by_row and values[1].fortran_order
+        self._orders = {False} if by_row else set()
+        self._orders.update(file.fortran_order for file in self._files if file.has_an_order)
         self.labels: Value
         self.logits: Value
         self.pos_weight: Value | float
@@ -205,47 +206,61 @@ class _Inputs:
         if isinstance(source, Path):
             if is_table(source):
                 raise ValueError(f"{source}: a column has to be named, as in {source}:COLUMN")
-            self._files.append(Input(source))
-            return self._files[-1].array
+            self._files.append(self._open_files.enter_context(closing(Input(source))))
+            return self._files[-1]
         if isinstance(source, ColumnsOf):
             if source.path not in self._tables:
                 self._tables[source.path] = Table(source.path)
             return self._tables[source.path].columns(source.columns)
         return source
 
-    def _spread(self, given: Any, checked: Any) -> Any:
-        """The argument in the shape of the logits."""
-        if isinstance(given, Columns):
-            if len(given.shape) == len(self.shape) and given.shape[0] == self.shape[0]:
-                return given.broadcast_to(self.shape)
-            # A coefficient that is used again for every row.
-            checked = given.read()
-        return np.broadcast_to(checked, self.shape) if isinstance(checked, np.ndarray) else checked
+    def _spread(self, value: Any) -> Any:
+        """Columns in the shape of the logits; files broadcast by themselves."""
+        if not isinstance(value, Columns):
+            return value
+        if len(value.shape) == len(self.shape) and value.shape[0] == self.shape[0]:
+            return value.broadcast_to(self.shape)
+        # A coefficient that is used again for every row.
+        return np.broadcast_to(value.read(), self.shape)
 
     def paths(self) -> list[Path]:
         return [*(file.path for file in self._files), *self._tables]
 
-    def blocks(self) -> Iterator[tuple[Any, ...]]:
-        """Index the arrays in C order, at most BLOCK_ELEMENTS elements at a time."""
+    def blocks(self) -> Iterator[Block]:
+        """Parts of at most BLOCK_ELEMENTS elements, in the order of the logits' file."""
         if self.size == 0:
             return
-        shape = self.logits.shape or (1,)
-        axis = 0
-        while math.prod(shape[axis + 1 :]) > BLOCK_ELEMENTS:
-            axis += 1
-        step = BLOCK_ELEMENTS // math.prod(shape[axis + 1 :])
-        for leading in np.ndindex(shape[:axis]):
-            for start in range(0, shape[axis], step):
-                # A 0-d array takes no index, and becomes a scalar without the ellipsis.
-                yield (*leading, slice(start, start + step), ...) if self.shape else (...,)
-                for file in self._files:
-                    file.release()
+        sizes = [1] * len(self.shape)
 
-    def part(self, block: tuple[Any, ...]) -> tuple[Array, Array, Array | float, Array | None]:
-        """Labels, logits, pos_weight and weight of a block."""
+        def widen(axes: Sequence[int], most: int) -> None:
+            for axis in axes:
+                sizes[axis] = min(self.shape[axis], sizes[axis] * (most // math.prod(sizes)))
+
+        inner_first = range(len(self.shape))[:: 1 if self.fortran_order else -1]
+        if len(self._orders) > 1:
+            # Next to each other in one file is far apart in the other. In a block that is wide both
+            # ways each file is read in runs, and not a page for each element.
+            widen(inner_first, math.isqrt(BLOCK_ELEMENTS))
+            widen(inner_first[::-1], BLOCK_ELEMENTS)
+        else:
+            widen(inner_first, BLOCK_ELEMENTS)
+        outer_first = inner_first[::-1]
+        for starts in itertools.product(
+            *(range(0, self.shape[axis], sizes[axis]) for axis in outer_first)
+        ):
+            start = dict(zip(outer_first, starts, strict=True))
+            yield tuple(
+                slice(start[axis], min(start[axis] + sizes[axis], self.shape[axis]))
+                for axis in range(len(self.shape))
+            )
+
+    def part(self, block: Block) -> tuple[Array, Array, Array | float, Array | None]:
+        """Labels, logits, pos_weight and weight of a block, good until the next one is read."""
 
         def coefficient(value: Any) -> Any:
-            return value[block] if isinstance(value, np.ndarray | Columns) else value
+            # Without the ellipsis a 0-d array would become a scalar.
+            index = (*block, ...) if isinstance(value, np.ndarray) else block
+            return value if value is None or isinstance(value, float) else value[index]
 
         labels, logits = self.labels[block], self.logits[block]
         pos_weight, weight = coefficient(self.pos_weight), coefficient(self.weight)
@@ -307,20 +322,15 @@ class _PerClass:
         self._names = inputs.column_names or [str(index) for index in range(shape[-1])]
         self._elements = math.prod(shape[:-1])
         self._dtype = inputs.dtype
-        self._axis = 0 if inputs.fortran_order else len(shape) - 1
         self._loss = np.zeros(shape[-1])
         self._weights = np.zeros(shape[-1])
         self._positives = np.zeros(shape[-1])
         self._counted = np.zeros(shape[-1])
 
-    def add(self, block: tuple[Any, ...], labels: Array, weight: Array | None, loss: Array) -> None:
+    def add(self, block: Block, labels: Array, weight: Array | None, loss: Array) -> None:
         weight = np.ones(loss.shape) if weight is None else weight
         kept = weight != 0
-        # The block has one index for each leading axis, a slice of the next, all of the others.
-        *indices, _ = block
-        classes = indices[self._axis] if self._axis < len(indices) else slice(None)
-        axis = self._axis - (len(indices) - 1)
-        others = tuple(other for other in range(loss.ndim) if other != axis)
+        classes, others = block[-1], tuple(range(loss.ndim - 1))
         self._loss[classes] += np.sum(loss, others, np.float64)
         self._weights[classes] += np.sum(weight.astype(self._dtype), others, np.float64)
         self._positives[classes] += np.sum(labels, others, np.float64, where=kept)
@@ -369,9 +379,9 @@ def _stream(
             if weight is not None:
                 # Zero stays zero where other weights are NaN or cancel.
                 quotient = np.where(weight.astype(inputs.dtype) == 0, 0, quotient)
-            grad_out.append(quotient)
+            grad_out[block] = quotient
         if loss_out is not None:
-            loss_out.append(loss)
+            loss_out[block] = loss
         if per_class is not None:
             per_class.add(block, labels, weight, loss)
         if plot is not None:
@@ -390,11 +400,16 @@ def _stream(
 # Sums of infinities and means of nothing are results here, as they are in the library.
 @np.errstate(all="ignore")
 def _run(options: argparse.Namespace) -> dict[str, Any]:
+    with ExitStack() as open_files:
+        return _score(options, open_files)
+
+
+def _score(options: argparse.Namespace, open_files: ExitStack) -> dict[str, Any]:
     if options.threads is not None:
         logitloss.set_num_threads(options.threads)
     reduction = options.reduction
     plot = None if options.plot is None else Plot(options.plot)
-    inputs = _Inputs(options)
+    inputs = _Inputs(options, open_files)
     per_class = _PerClass(inputs) if options.per_class else None
     loss_out = _npy_output(options.loss_out, inputs)
     grad_out = _npy_output(options.grad_out, inputs)

@@ -2,8 +2,9 @@
 
 import errno
 import io
+import itertools
 import math
-import mmap
+import operator
 import os
 import secrets
 import signal
@@ -11,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,36 +26,96 @@ def require_regular_file(path: Path) -> None:
         raise ValueError(f"{path}: not a regular file")
 
 
+# A part of an array: a slice of each axis, with its bounds.
+Block: TypeAlias = tuple[slice, ...]
+
+
 class Input:
-    """A memory-mapped `.npy` file whose header agrees with its size."""
+    """A `.npy` file whose header agrees with its size, read block by block.
+
+    Not mapped into memory: if somebody cuts a mapped file short, the process is killed.
+    """
 
     def __init__(self, path: Path) -> None:
         require_regular_file(path)
-        with open(path, "rb") as file:
-            try:
-                shape, fortran_order, dtype = _read_header(file)
-                promised = math.prod(shape) * dtype.itemsize
-                held = os.fstat(file.fileno()).st_size - file.tell()
-                if promised != held:
-                    raise ValueError(
-                        f"{dtype} of shape {shape} takes {promised} bytes, the file has {held}"
-                    )
-                self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                self.array: Array = np.ndarray(
-                    shape, dtype, self._mapping, file.tell(), order="F" if fortran_order else "C"
-                )
-            # NumPy's parser raises nearly anything on a hostile header.
-            except Exception as error:
-                raise ValueError(f"{path}: not a usable .npy file: {error}") from error
         self.path = path
+        self._file = open(path, "rb", buffering=0)
+        try:
+            self._shape, self.fortran_order, self.dtype = _read_header(self._file)
+            self._data = self._file.tell()
+            promised = math.prod(self._shape) * self.dtype.itemsize
+            held = os.fstat(self._file.fileno()).st_size - self._data
+            if promised != held:
+                raise ValueError(
+                    f"{self.dtype} of shape {self._shape} takes {promised} bytes, "
+                    f"the file has {held}"
+                )
+            # NumPy has limits of its own.
+            self.stand_in: Array = np.broadcast_to(np.zeros((), self.dtype), self._shape)
+        # NumPy's parser raises nearly anything on a hostile header.
+        except Exception as error:
+            self._file.close()
+            raise ValueError(f"{path}: not a usable .npy file: {error}") from error
+        self._buffer = np.empty(0, np.uint8)
 
-    def release(self) -> None:
-        """Hand back the pages read so far, which count as memory of this process until then."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._mapping.madvise(mmap.MADV_DONTNEED)
+    @property
+    def has_an_order(self) -> bool:
+        return sum(size > 1 for size in self._shape) > 1
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __getitem__(self, block: Block) -> Array:
+        """A block of the array as broadcast, good until the next one is read."""
+        shape = tuple(part.stop - part.start for part in block)
+        axes = len(block) - len(self._shape)
+        own = [
+            slice(0, 1) if size == 1 else part
+            for size, part in zip(self._shape, block[axes:], strict=True)
+        ]
+        sizes = [part.stop - part.start for part in own]
+        itemsize = self.dtype.itemsize
+        wanted = math.prod(sizes) * itemsize
+        if len(self._buffer) < wanted:
+            self._buffer = np.empty(wanted, np.uint8)
+        filled = 0
+        for start, count in runs(self._shape, own, self.fortran_order):
+            self._read(self._data + start * itemsize, self._buffer[filled:][: count * itemsize])
+            filled += count * itemsize
+        values = self._buffer[:wanted].view(self.dtype)
+        values = values.reshape(sizes, order="F" if self.fortran_order else "C")
+        return values if values.shape == shape else np.broadcast_to(values, shape)
+
+    def _read(self, position: int, into: Array) -> None:
+        self._file.seek(position)
+        while len(into):
+            count = self._file.readinto(into.data)
+            if not count:
+                raise ValueError(f"{self.path}: it became shorter while it was read")
+            into = into[count:]
 
 
-def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def runs(
+    shape: Sequence[int], block: Sequence[slice], fortran_order: bool
+) -> Iterator[tuple[int, int]]:
+    """Where the elements of a block are in a file, in their order there: starts and counts."""
+    if fortran_order:
+        shape, block = shape[::-1], block[::-1]
+    # The last axes that the block holds in full make one run with the part of that before them.
+    axis, count = len(shape), 1
+    while axis:
+        axis -= 1
+        size = block[axis].stop - block[axis].start
+        count *= size
+        if size < shape[axis]:
+            break
+    steps = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+    first = sum(part.start * step for part, step in zip(block[axis:], steps[axis:], strict=True))
+    for index in itertools.product(*(range(part.start, part.stop) for part in block[:axis])):
+        yield first + sum(map(operator.mul, index, steps)), count
+
+
+def _read_header(file: BinaryIO | io.FileIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
@@ -92,9 +153,10 @@ class Output:
             # Unlike tempfile, this gives the file the permissions that any new file gets.
             self._file = open(self._part, "xb")
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: bytes | memoryview, position: int = 0) -> None:
         assert self._file is not None
         with self._errors_name_the_path():
+            self._file.seek(position)
             self._file.write(data)
 
     def complete(self) -> None:
@@ -119,13 +181,15 @@ class Output:
 
 
 class NpyOutput(Output):
-    """A `.npy` file, filled in memory order."""
+    """A `.npy` file, filled block by block."""
 
     def __init__(
         self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], fortran_order: bool
     ) -> None:
         super().__init__(path)
         self._dtype = dtype
+        self._shape = shape
+        self._fortran_order = fortran_order
         self._header = {
             "descr": np.lib.format.dtype_to_descr(dtype),
             "fortran_order": fortran_order,
@@ -137,10 +201,14 @@ class NpyOutput(Output):
         header = io.BytesIO()
         np.lib.format.write_array_header_1_0(header, self._header)
         self.write(header.getvalue())
+        self._data = header.tell()
 
-    def append(self, values: npt.ArrayLike) -> None:
-        """Write the values that follow, in memory order, those written before."""
-        self.write(np.ascontiguousarray(values, self._dtype).data)
+    def __setitem__(self, block: Block, values: npt.ArrayLike) -> None:
+        flat = np.asarray(values, self._dtype).ravel(order="F" if self._fortran_order else "C")
+        written = 0
+        for start, count in runs(self._shape, block, self._fortran_order):
+            self.write(flat[written:][:count].data, self._data + start * self._dtype.itemsize)
+            written += count
 
 
 @contextmanager

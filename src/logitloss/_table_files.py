@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from logitloss._npy_files import require_regular_file
-
-Array = npt.NDArray[Any]
+from logitloss._npy_files import Array, Block, require_regular_file
 
 # The first such suffix before a colon ends the path: a drive letter, a colon in the name of a
 # folder and one in the name of a column all stay where they belong.
@@ -175,16 +172,16 @@ class Columns:
 
     def read(self) -> Array:
         # pyarrow makes no table of no batches.
-        return self[:, ...] if self.shape[0] else np.empty(self.shape, self.dtype)
+        if not self.shape[0]:
+            return np.empty(self.shape, self.dtype)
+        return self[tuple(slice(0, size) for size in self.shape)]
 
-    def __getitem__(self, block: tuple[Any, ...]) -> Array:
-        first, *others = block
-        rows = first if isinstance(first, slice) else slice(first, first + 1)
-        start, stop, _ = rows.indices(self.shape[0])
-        columns = [self._table.values(name, start, stop) for name in self.names]
+    def __getitem__(self, block: Block) -> Array:
+        rows, *others = block
+        columns = [self._table.values(name, rows.start, rows.stop) for name in self.names]
         values = columns[0] if len(self.shape) == 1 else np.stack(columns, axis=1, dtype=self.dtype)
-        values = np.broadcast_to(values, (stop - start, *self.shape[1:]))
-        return values[(slice(None) if rows is first else 0, *others)]
+        values = np.broadcast_to(values, (rows.stop - rows.start, *self.shape[1:]))
+        return values[(slice(None), *others)]
 
 
 class _Parquet:
