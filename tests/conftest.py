@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -30,22 +31,30 @@ def _leaving_inputs_alone(function: Callable[..., Any]) -> Callable[..., Any]:
         inputs = [
             value
             for value in (*arguments, *options.values())
-            if type(value) is np.ndarray and value.nbytes < 2**22 and not value.dtype.hasobject
+            # Not isinstance, which asks a hostile value for its class.
+            if issubclass(type(value), np.ndarray) and not value.dtype.hasobject
         ]
         outs = options.get("out")
         outs = outs if isinstance(outs, (tuple, list)) else [outs]
         inputs = [v for v in inputs if not any(_may_overlap(v, out) for out in outs)]
-        before = [value.tobytes() for value in inputs]
+        before = [_checksum(value) for value in inputs]
         try:
             return function(*arguments, **options)
         finally:
-            assert [value.tobytes() for value in inputs] == before, "an input was modified"
+            assert [_checksum(value) for value in inputs] == before, "an input was modified"
 
     return checked
 
 
+def _checksum(array: np.ndarray) -> int:
+    array = array.view(np.ndarray)
+    # What is only repeated counts once, however often.
+    array = array[tuple(slice(1 if step == 0 else None) for step in array.strides)]
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
 def _may_overlap(value: np.ndarray, out: Any) -> bool:
-    return isinstance(out, np.ndarray) and np.may_share_memory(value, out)
+    return issubclass(type(out), np.ndarray) and np.may_share_memory(value, out, max_work=1000)
 
 
 # Before any test module imports them: every call of the suite is checked.

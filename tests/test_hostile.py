@@ -195,6 +195,19 @@ def test_subclasses_are_read_as_the_plain_arrays_they_hold() -> None:
         logitloss.weighted_cross_entropy_with_logits(LABELS, LOGITS, 2.0, reduction=Text("sum"))
 
 
+def test_a_modified_input_would_be_seen() -> None:
+    """Every call of the suite is checked; here one whose argument changes another."""
+
+    class Rude:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+            logits[0] = 1
+            return np.ones(3)
+
+    for logits in (LOGITS.copy(), LOGITS.copy().view(Loud)):
+        with pytest.raises(AssertionError, match="an input was modified"):
+            logitloss.weighted_cross_entropy_with_logits(LABELS, logits, Rude())
+
+
 def test_memory_that_others_hold() -> None:
     memory = bytearray(LABELS.tobytes() + LOGITS.tobytes())
     labels = np.frombuffer(memory, count=3)
