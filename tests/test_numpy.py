@@ -410,6 +410,26 @@ def test_unit_pos_weight_array_with_subnormal_labels(dtype: str, label: float) -
         assert_same(function(labels, logits, np.ones(61, dtype)), function(labels, logits, 1.0))
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [("float32", "u4"), ("float64", "u8")])
+def test_zero_weight_masks_every_nan(dtype: str, bits: str) -> None:
+    """NaN has many bit patterns, and the kernel masks bits."""
+    poison = np.full(2, -1).astype(bits).view(dtype)
+    assert np.isnan(poison).all()
+    half, none = np.full(2, 0.5, dtype), np.zeros(2, dtype)
+    for arguments in ((poison, half, half), (half, poison, half), (half, half, poison)):
+        for function in FUNCTIONS:
+            assert_same(function(*arguments, weight=none), [none, none])
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0, 2.0, 4.0])
+def test_one_weight_for_all(weight: float) -> None:
+    for dtype in ("float32", "float64"):
+        labels, logits = values(50, dtype)
+        for function in FUNCTIONS:
+            expected = [weight * result for result in function(labels, logits, 3.0)]
+            assert_same(function(labels, logits, 3.0, weight=weight), expected)
+
+
 def test_zero_weights_beside_nan_weights() -> None:
     labels, logits = values(3, "float32")
     weight = np.array([1, np.nan, 0])
