@@ -403,7 +403,8 @@ def test_extreme_weights(dtype: str, point: tuple[float, float, float, float]) -
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("label", [0.0, 1.0, 0.3])
+# With 0.5 and a pos_weight of 1 the coefficients of the two terms are equal.
+@pytest.mark.parametrize("label", [0.0, 1.0, 0.3, 0.5])
 @pytest.mark.parametrize("argument", ["pos_weight", "weight"])
 @pytest.mark.parametrize("as_array", [False, True])
 def test_coefficients_of_every_size(

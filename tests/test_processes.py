@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import gc
 import multiprocessing
 import os
@@ -193,24 +194,43 @@ def long_call(size: int = 2**29) -> float:
     return float(value)
 
 
-def test_other_threads_run_during_a_call() -> None:
+X = np.ones(2**19)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        # Each of the ways into the kernel.
+        logitloss.weighted_cross_entropy_with_logits,
+        logitloss.value_and_grad,
+        functools.partial(logitloss.value_and_grad, reduction="mean"),
+        functools.partial(logitloss.grad_and_hess, weight=X),
+    ],
+)
+def test_other_threads_run_during_a_call(function) -> None:
     """With the GIL held, only what fits into its switching interval gets done meanwhile."""
     logitloss.set_num_threads(1)
     started, done = threading.Event(), threading.Event()
 
     def work() -> None:
         started.set()
-        long_call()
+        # Products that underflow are computed one at a time: some tenths of a second.
+        function(X, X, 1e-310)
         done.set()
 
     thread = threading.Thread(target=work)
-    thread.start()
-    started.wait()
-    naps = 0
-    while not done.is_set():
-        time.sleep(sys.getswitchinterval())
-        naps += 1
-    thread.join()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.001)
+    try:
+        thread.start()
+        started.wait()
+        naps = 0
+        while not done.is_set():
+            time.sleep(0.001)
+            naps += 1
+        thread.join()
+    finally:
+        sys.setswitchinterval(interval)
     assert naps >= 10
 
 
