@@ -241,6 +241,19 @@ def test_broadcast_views() -> None:
     np.testing.assert_array_equal(got, weighted(labels.copy(), logits.copy(), 2.0))
 
 
+def test_dtypes_that_are_more_than_a_number() -> None:
+    """With metadata, and of the fields of records, which lie apart and unaligned."""
+    labels, logits = np.float32([1, 0, 0.5]), np.float32([0.5, -3, 2])
+    expected = weighted(labels, logits, 2.0)
+    tagged = np.dtype("f4", metadata={"unit": "nat"})
+    got = weighted(labels.astype(tagged), logits.astype(tagged), 2.0)
+    np.testing.assert_array_equal(got, expected, strict=True)
+    assert got.dtype.metadata is None
+    records = np.empty(3, [("tag", "u1"), ("z", "f4"), ("x", "f4")]).view(np.recarray)
+    records.z, records.x = labels, logits
+    np.testing.assert_array_equal(weighted(records.z, records.x, 2.0), expected, strict=True)
+
+
 def test_torch_keeps_the_graph() -> None:
     torch = pytest.importorskip("torch")
     leaves = [torch.tensor(a, requires_grad=True) for a in (LABELS, LOGITS, POS_WEIGHT, LABELS + 1)]
