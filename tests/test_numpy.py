@@ -198,8 +198,24 @@ def test_sums_of_weights_are_exact(dtype: str) -> None:
         for layout in (strided, swapped):
             again = weighted(labels, logits, 0.0, weight=layout, reduction="weighted_mean")
             assert again == got
+        for shape in ((size // 2, 2), (2, size // 2), (size // 2, 1, 2)):
+            if size % 2 == 0:
+                arrays = [np.asfortranarray(a.reshape(shape)) for a in (labels, logits, weight)]
+                again = weighted(*arrays[:2], 0.0, weight=arrays[2], reduction="weighted_mean")
+                assert abs(again - got) <= np.spacing(got)
         bound = 0.51 if dtype == "float32" else 1
         assert abs(Fraction(float(got)) - true) <= Fraction(bound * float(np.spacing(got)))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_sums_of_broadcast_weights_are_those_of_the_whole(order: str) -> None:
+    labels, logits = values((4, 6, 5))
+    for shape in ((), (5,), (6, 1), (4, 1, 1), (4, 1, 5), (4, 6, 1), (1, 6, 5), (4, 6, 5)):
+        weight = np.asarray(np.random.default_rng(0).integers(0, 9, shape), float, order)
+        whole = np.broadcast_to(weight, labels.shape)
+        expected = np.sum(weighted(labels, logits, 2.0) * whole) / np.sum(whole)
+        got = weighted(labels, logits, 2.0, weight=weight, reduction="weighted_mean")
+        np.testing.assert_array_almost_equal_nulp(got, expected, 20)
 
 
 def test_an_infinite_sum_is_infinite() -> None:

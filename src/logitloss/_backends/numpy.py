@@ -218,9 +218,10 @@ def _sum_of_weights(weight: ndarray, arguments: Arguments) -> float:
     """
     # In the order of the memory, in which the kernel walks them.
     axes = sorted(range(weight.ndim), key=lambda axis: -abs(weight.strides[axis]))
+    weight = weight.transpose(axes)
     labels, logits = (np.broadcast_to(value, weight.shape) for value in (63 / 64, 64.0))
-    ones = arguments._replace(labels=labels, logits=logits, pos_weight=0.0)
-    return _run(kernel.LOSS, ones._replace(weight=weight.transpose(axes)), None, None, reduce=True)
+    ones = arguments._replace(labels=labels, logits=logits, pos_weight=0.0, weight=weight)
+    return _run(kernel.LOSS, ones, None, None, reduce=True)
 
 
 def _round(value: Any, arguments: Arguments) -> Any:
