@@ -174,8 +174,17 @@ def test_threadpoolctl() -> None:
 
 
 @needs_openmp
-@pytest.mark.parametrize("name", ["LOGITLOSS_NUM_THREADS", "OMP_NUM_THREADS"])
-def test_threadpoolctl_lowers_the_environment_and_never_raises_it(name: str) -> None:
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"LOGITLOSS_NUM_THREADS": "4"},
+        {"OMP_NUM_THREADS": "4"},
+        {"LOGITLOSS_NUM_THREADS": "4", "OMP_NUM_THREADS": "16"},
+    ],
+)
+def test_threadpoolctl_lowers_the_environment_and_never_raises_it(
+    variables: dict[str, str],
+) -> None:
     pytest.importorskip("threadpoolctl")
     script = """
 import logitloss, threadpoolctl
@@ -184,7 +193,7 @@ for limit in (1, 7):
         print(logitloss.get_num_threads())
 print(logitloss.get_num_threads())
 """
-    result = run(script, **{name: "4"})
+    result = run(script, **variables)
     assert result.stdout.split() == ["1", "4", "4"]
 
 
