@@ -142,10 +142,11 @@ def main() -> int:
     worst = walk(every=options.every, threads=threads)
     seconds = time.perf_counter() - start
     count = len(range(0, PATTERNS, options.every))
-    found = table(worst, f"{logitloss.show_config('dicts')['cpu']}, {count:,} logits")
+    target = logitloss.show_config("dicts")["cpu"]
+    found = table(worst, f"{target}, {count:,} logits")
     print(f"{found}\n\n{seconds:.0f} s")
     if options.page:
-        report.renew(options.page, {"float32": found})
+        report.renew(options.page, {f"float32 {target}": found})
     return int(any(at.ulp > BOUNDS[name] for (name, _), at in worst.items()))
 
 
