@@ -83,6 +83,18 @@ def test_in_place(writer: Backend, position: int) -> None:
         np.testing.assert_array_equal(writer.to_numpy(got), values)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("position", [0, 1])
+def test_in_place_at_every_length(dtype: str, position: int) -> None:
+    """The kernel's last, incomplete vector may not read what has been overwritten."""
+    rng = np.random.default_rng(0)
+    for size in [*range(1, 70), 255, 257, 300]:
+        arrays = [rng.random(size).astype(dtype), rng.normal(size=size).astype(dtype)]
+        expected = weighted(*arrays, 2.0)
+        weighted(*arrays, 2.0, out=arrays[position])
+        np.testing.assert_array_equal(arrays[position], expected)
+
+
 @pytest.mark.parametrize("view", [slice(1, 7), slice(0, 6), slice(5, None, -1)])
 def test_partial_overlap_reads_before_it_writes(view: slice) -> None:
     memory = np.linspace(-3, 3, 8)
