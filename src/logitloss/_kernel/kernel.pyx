@@ -238,6 +238,13 @@ cdef inline bint _is_plain(cnp.ndarray array) noexcept:
     )
 
 
+cdef inline bint _same_sizes(
+    const cnp.npy_intp *first, const cnp.npy_intp *second, int ndim
+) noexcept:
+    # An array without dimensions may have none to point to.
+    return ndim == 0 or not memcmp(first, second, ndim * sizeof(cnp.npy_intp))
+
+
 cdef bint _describe_plain(logitloss_task *task, object labels, object logits) noexcept:
     """Fill in labels and logits in the commonest case, or return False if it is another one.
 
@@ -256,7 +263,7 @@ cdef bint _describe_plain(logitloss_task *task, object labels, object logits) no
     if (
         (kind != cnp.NPY_FLOAT and kind != cnp.NPY_DOUBLE)
         or cnp.PyArray_NDIM(z) != ndim
-        or memcmp(cnp.PyArray_DIMS(x), cnp.PyArray_DIMS(z), ndim * sizeof(cnp.npy_intp))
+        or not _same_sizes(cnp.PyArray_DIMS(x), cnp.PyArray_DIMS(z), ndim)
         or not _is_plain(x)
         or not _is_plain(z)
     ):
@@ -327,7 +334,7 @@ cdef object _add_uncommon_coefficient(
         operand.repeat *= goal[last]
     while first < last and sizes[first] == 1:
         first += 1
-    if memcmp(sizes + first, goal + first, (last - first) * sizeof(cnp.npy_intp)):
+    if not _same_sizes(sizes + first, goal + first, last - first):
         return None
     operand.period = cnp.PyArray_SIZE(array)
     if operand.period == 1:
@@ -407,10 +414,8 @@ cdef bint _add_result(
         cnp.PyArray_CheckExact(array)
         and cnp.PyArray_TYPE(array) == cnp.PyArray_TYPE(logits)
         and cnp.PyArray_NDIM(array) == cnp.PyArray_NDIM(logits)
-        and not memcmp(
-            cnp.PyArray_DIMS(array),
-            cnp.PyArray_DIMS(logits),
-            cnp.PyArray_NDIM(logits) * sizeof(cnp.npy_intp),
+        and _same_sizes(
+            cnp.PyArray_DIMS(array), cnp.PyArray_DIMS(logits), cnp.PyArray_NDIM(logits)
         )
         and cnp.PyArray_ISWRITEABLE(array)
         and _is_plain(array)
