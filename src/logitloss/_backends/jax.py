@@ -20,6 +20,7 @@ from jax.interpreters import batching, mlir
 from logitloss import _formula
 from logitloss._arguments import Arguments
 from logitloss._backends import generic
+from logitloss._backends.numpy import period_and_repeat
 from logitloss._formula import Array
 from logitloss._kernel import kernel
 
@@ -257,9 +258,7 @@ def _coefficient(value: Array, shape: tuple[int, ...]) -> tuple[Array, int, int]
     if value.size == 1:
         return value, 0, 1
     own = (1,) * (len(shape) - value.ndim) + value.shape
-    varying = [axis for axis, size in enumerate(own) if size != 1]
-    inner, outer = varying[-1] + 1, varying[0]
-    period, repeat = math.prod(shape[outer:inner]), math.prod(shape[inner:])
+    period, repeat = period_and_repeat(own, shape)
     if value.size != period:
         return jnp.broadcast_to(value, shape), math.prod(shape), 1
     if repeat == 1 and period < math.prod(shape):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -345,10 +345,7 @@ def _coefficient(
     if value.size == 1:
         return float(_round(value, arguments).item())
     value = value.reshape((1,) * (len(shape) - value.ndim) + value.shape).transpose(axes)
-    varying = [axis for axis, size in enumerate(value.shape) if size != 1]
-    inner, outer = varying[-1] + 1, varying[0]
-    sizes = [shape[axis] for axis in axes]
-    period, repeat = math.prod(sizes[outer:inner]), math.prod(sizes[inner:])
+    period, repeat = period_and_repeat(value.shape, [shape[axis] for axis in axes])
     if value.size != period:
         raise _Irregular
     if value.size == math.prod(shape):
@@ -359,6 +356,16 @@ def _coefficient(
     elif not _is_readable(value):
         value = value.astype(dtype)
     return value.reshape(-1), repeat, period
+
+
+def period_and_repeat(own: Sequence[int], goal: Sequence[int]) -> tuple[int, int]:
+    """How a coefficient of more than one element repeats in the flattened goal: see blocks.h.
+
+    If it does not vary along adjacent axes alone, the period is more than its size.
+    """
+    varying = [axis for axis, size in enumerate(own) if size != 1]
+    inner, outer = varying[-1] + 1, varying[0]
+    return math.prod(goal[outer:inner]), math.prod(goal[inner:])
 
 
 def _converted(

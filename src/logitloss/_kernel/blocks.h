@@ -5,6 +5,7 @@
 #ifndef LOGITLOSS_BLOCKS_H
 #define LOGITLOSS_BLOCKS_H
 
+#include <math.h>
 #include <stddef.h>
 
 /* Elements that are worked on at a time, in buffers that stay in the L1 cache:
@@ -58,6 +59,18 @@ typedef struct {
     double hi, lo;
 } logitloss_sum;
 
+/* A call is divided into at most so many slices, by its size alone, so that the sum of
+ * their sums has the same bits on any number of threads, whoever they belong to. */
+enum { LOGITLOSS_MAX_SLICES = 1024, LOGITLOSS_MIN_SLICE = 4096 };
+
+/* The elements of every slice but the last. */
+static inline ptrdiff_t logitloss_slice(ptrdiff_t size)
+{
+    const ptrdiff_t blocks = (size + LOGITLOSS_BLOCK - 1) / LOGITLOSS_BLOCK;
+    const ptrdiff_t width = (blocks + LOGITLOSS_MAX_SLICES - 1) / LOGITLOSS_MAX_SLICES * LOGITLOSS_BLOCK;
+    return width < LOGITLOSS_MIN_SLICE ? LOGITLOSS_MIN_SLICE : width;
+}
+
 /* Works through elements start .. stop and returns the sum of the losses, if wanted.
  * `start` is a multiple of LOGITLOSS_BLOCK.  Needs no GIL and is thread-safe. */
 typedef logitloss_sum logitloss_run(const logitloss_task *task, ptrdiff_t start, ptrdiff_t stop);
@@ -82,6 +95,12 @@ static inline void logitloss_add(logitloss_sum *sum, logitloss_sum term)
     const double part = total - sum->hi;
     sum->lo += ((sum->hi - (total - part)) + (term.hi - part)) + term.lo;
     sum->hi = total;
+}
+
+/* The sum as one number.  After an overflow to infinity the low part is NaN. */
+static inline double logitloss_value(logitloss_sum sum)
+{
+    return isfinite(sum.hi) ? sum.hi + sum.lo : sum.hi;
 }
 
 #endif

@@ -7,12 +7,12 @@ cimport numpy as cnp
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
 from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport prange
-from libc.math cimport isfinite
 from libc.string cimport memcmp, memcpy
 
 cdef extern from "blocks.h" nogil:
     enum:
         LOGITLOSS_BLOCK
+        LOGITLOSS_MAX_SLICES
 
     ctypedef enum logitloss_type:
         LOGITLOSS_FLOAT32
@@ -64,7 +64,9 @@ cdef extern from "blocks.h" nogil:
         const logitloss_task *task, Py_ssize_t start, Py_ssize_t stop
     ) noexcept nogil
 
+    Py_ssize_t logitloss_slice(Py_ssize_t size) noexcept
     void logitloss_add(logitloss_sum *sum, logitloss_sum term) noexcept
+    double logitloss_value(logitloss_sum sum) noexcept
 
     logitloss_run logitloss_run_float32_baseline, logitloss_run_float64_baseline
 
@@ -139,12 +141,6 @@ TARGET, AVAILABLE_TARGETS = _choose_target()
 cdef Py_ssize_t _parallel_size = 32768
 cdef Py_ssize_t _nogil_size = 4096
 
-cdef enum:
-    # A call is divided into at most so many slices, by its size alone, so that the
-    # sum of their sums has the same bits on any number of threads.
-    MAX_SLICES = 1024
-    MIN_SLICE = 4096
-
 # What set_num_threads asked for, or 0; what the environment or the machine gives
 # otherwise; and what the OpenMP runtime says while nobody limits it.
 cdef int _requested_threads = 0
@@ -208,15 +204,12 @@ cdef logitloss_sum _execute(
     const logitloss_task *task, Py_ssize_t size, logitloss_run *run
 ) noexcept nogil:
     """Run all of a task and return the sum of the losses, if it asks for one."""
-    cdef logitloss_sum sums[MAX_SLICES]
+    cdef logitloss_sum sums[LOGITLOSS_MAX_SLICES]
     cdef logitloss_sum total = [0, 0]
-    cdef Py_ssize_t blocks = (size + LOGITLOSS_BLOCK - 1) // LOGITLOSS_BLOCK
-    cdef Py_ssize_t width = (blocks + MAX_SLICES - 1) // MAX_SLICES * LOGITLOSS_BLOCK
-    cdef Py_ssize_t slices, i
+    cdef Py_ssize_t width = logitloss_slice(size)
+    cdef Py_ssize_t slices = (size + width - 1) // width
+    cdef Py_ssize_t i
     cdef int threads = 1 if size < _parallel_size else _threads()
-    if width < MIN_SLICE:
-        width = MIN_SLICE
-    slices = (size + width - 1) // width
     if threads > slices:
         threads = <int>slices
     if threads > 1:
@@ -271,8 +264,8 @@ cdef bint _describe_plain(logitloss_task *task, object labels, object logits) no
     task.logits.type = LOGITLOSS_FLOAT32 if kind == cnp.NPY_FLOAT else LOGITLOSS_FLOAT64
     task.labels.type = task.logits.type
     if cnp.PyArray_TYPE(z) != kind:
-        labels_type = _integer_type(z)
-        if labels_type < 0:
+        labels_type = _type_of(z)
+        if labels_type < 0 or cnp.PyArray_ISFLOAT(z):
             return False
         task.labels.type = <logitloss_type>labels_type
     task.logits.data = cnp.PyArray_BYTES(x)
@@ -341,9 +334,7 @@ cdef object _add_uncommon_coefficient(
         scalar[0] = array.item()
         return value
     operand.stride = cnp.PyArray_ITEMSIZE(array)
-    operand.type = (
-        LOGITLOSS_FLOAT32 if cnp.PyArray_TYPE(logits) == cnp.NPY_FLOAT else LOGITLOSS_FLOAT64
-    )
+    operand.type = <logitloss_type>_type_of(array)
     if operand.repeat == 1 and operand.period < cnp.PyArray_SIZE(logits):
         # The kernel reads past the end of a period: see blocks.h.
         nbytes = cnp.PyArray_NBYTES(array)
@@ -482,14 +473,17 @@ def plain_run(
     kernel = _run_float32 if task.logits.type == LOGITLOSS_FLOAT32 else _run_float64
     with nogil:
         total = _execute(&task, size, kernel)
-    # After an overflow to infinity the low part is NaN.
-    return total.hi + total.lo if isfinite(total.hi) else total.hi
+    return logitloss_value(total)
 
 
-cdef int _integer_type(cnp.ndarray array) noexcept:
-    """What the kernel calls the type of an array of integers or bools; -1 for any other."""
+cdef int _type_of(cnp.ndarray array) noexcept:
+    """What the kernel calls the type of an array; -1 for one that it does not know."""
     cdef char kind = array.descr.kind
     cdef int itemsize = cnp.PyArray_ITEMSIZE(array)
+    if kind == c"f" and itemsize == 4:
+        return LOGITLOSS_FLOAT32
+    if kind == c"f" and itemsize == 8:
+        return LOGITLOSS_FLOAT64
     if kind == c"b" or (kind == c"u" and itemsize == 1):
         return LOGITLOSS_UINT8
     if kind == c"u" and itemsize == 2:
@@ -510,12 +504,7 @@ cdef int _integer_type(cnp.ndarray array) noexcept:
 
 
 cdef int _set_operand(logitloss_operand *operand, cnp.ndarray array) except -1:
-    cdef char kind = array.descr.kind
-    cdef int itemsize = cnp.PyArray_ITEMSIZE(array), type = _integer_type(array)
-    if kind == c"f" and itemsize == 4:
-        type = LOGITLOSS_FLOAT32
-    elif kind == c"f" and itemsize == 8:
-        type = LOGITLOSS_FLOAT64
+    cdef int type = _type_of(array)
     if type < 0:
         raise AssertionError(f"no kernel for {array.dtype}")
     operand.type = <logitloss_type>type

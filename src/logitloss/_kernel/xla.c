@@ -19,7 +19,6 @@ void *logitloss_xla_handler(logitloss_run *float32, logitloss_run *float64)
 #else
 
 #include <fenv.h>
-#include <math.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -148,9 +147,6 @@ enum { DIVISOR, OPERATION, POS_WEIGHT_PERIOD, POS_WEIGHT_REPEAT, REDUCE, WEIGHT_
 enum { LABELS, LOGITS, POS_WEIGHT, WEIGHT, ARGUMENTS };
 
 enum {
-    /* The slices of `_execute` in kernel.pyx, so that sums have the same bits. */
-    MAX_SLICES = 1024,
-    MIN_SLICE = 4096,
     /* Elements for each thread that is worth waking: see docs/design.md. */
     ELEMENTS_PER_THREAD = 16384,
 };
@@ -160,7 +156,7 @@ typedef struct {
     logitloss_run *run;
     ptrdiff_t size, width, slices;
     atomic_ptrdiff_t next, finished, owners;
-    logitloss_sum sums[MAX_SLICES];
+    logitloss_sum sums[LOGITLOSS_MAX_SLICES];
 } job;
 
 static logitloss_run *run_float32, *run_float64;
@@ -292,11 +288,9 @@ static error *handler(call *call)
     if (task->operation != LOGITLOSS_LOSS)
         task->second = (logitloss_result){results[1]->data, stride};
 
-    const ptrdiff_t blocks = (size + LOGITLOSS_BLOCK - 1) / LOGITLOSS_BLOCK;
     job->run = logits->type == FLOAT32 ? run_float32 : run_float64;
     job->size = size;
-    job->width = (blocks + MAX_SLICES - 1) / MAX_SLICES * LOGITLOSS_BLOCK;
-    job->width = job->width < MIN_SLICE ? MIN_SLICE : job->width;
+    job->width = logitloss_slice(size);
     job->slices = (size + job->width - 1) / job->width;
     atomic_init(&job->next, 0);
     atomic_init(&job->finished, 0);
@@ -308,8 +302,7 @@ static error *handler(call *call)
         logitloss_sum total = {0, 0};
         for (ptrdiff_t i = 0; i < job->slices; i++)
             logitloss_add(&total, job->sums[i]);
-        /* After an overflow to infinity the low part is NaN. */
-        const double value = (isfinite(total.hi) ? total.hi + total.lo : total.hi) / divisor;
+        const double value = logitloss_value(total) / divisor;
         if (results[0]->type == FLOAT32)
             *(float *)results[0]->data = (float)value;
         else
