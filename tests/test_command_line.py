@@ -769,21 +769,31 @@ def test_signals_leave_nothing_behind(number, earlier_results):
     size = 2**30
     sparse("labels.npy", "bool", (size,))
     sparse("logits.npy", "float32", (size,))
+    interrupt(
+        "labels.npy",
+        "logits.npy",
+        number=number,
+        when=lambda: sum(map(os.path.getsize, parts())) >= 2**20,
+    )
+    assert_nothing_changed(earlier_results)
+
+
+def interrupt(*sources: str, number: int, when: Callable[[], object]) -> None:
+    """Score the sources, send the signal as soon as it is time, and see how that ends."""
     process = subprocess.Popen(
-        [*COMMAND, "labels.npy", "logits.npy", *OUTPUTS],
+        [*COMMAND, *sources, *OUTPUTS],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        while process.poll() is None and sum(map(os.path.getsize, parts())) < 2**20:
+        while process.poll() is None and not when():
             time.sleep(0.01)
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert (process.returncode, out, err) == (130, "", "logitloss: interrupted\n")
-    assert_nothing_changed(earlier_results)
 
 
 def parts() -> list[str]:
@@ -1186,20 +1196,7 @@ def test_ctrl_c_while_a_table_is_read(earlier_results):
         file.write(b"z,x\n")
         for _ in range(200):
             file.write(b"1,0.5\n" * 100_000)
-    process = subprocess.Popen(
-        [*COMMAND, "table.csv:z", "table.csv:x", *OUTPUTS],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        while process.poll() is None and not parts():
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert (process.returncode, out, err) == (130, "", "logitloss: interrupted\n")
+    interrupt("table.csv:z", "table.csv:x", number=signal.SIGINT, when=parts)
     assert files() == {"table.csv", *earlier_results}
 
 
