@@ -128,6 +128,12 @@ SPECIAL = [
     (1, 1, nan, nan, nan, nan),
     (0, 1, nan, nan, nan, nan),
     (0, -inf, nan, nan, nan, nan),
+    # Labels beyond 0 and 1, and negative coefficients, continue the formula.
+    (2, +inf, 3, -inf, -1, 0),
+    (-1, -inf, 3, -inf, 3, 0),
+    (-0.5, -1, inf, -inf, inf, -inf),
+    (2, 1, inf, inf, -inf, inf),
+    (1, -inf, -2, -inf, 2, 0),
 ]
 
 
@@ -157,6 +163,17 @@ def test_confident_negative_with_infinite_pos_weight(backend: Backend) -> None:
     loss = logitloss.weighted_cross_entropy_with_logits(labels, logits, inf)
     one = logitloss.sigmoid_cross_entropy_with_logits(labels, logits)
     backend.equals(loss, backend.to_numpy(one), "float32")
+
+
+def test_a_negative_weight_negates(backend: Backend, dtype: str) -> None:
+    logits = backend.array(LOGITS, dtype)
+    labels = backend.array(np.resize([0.0, 1.0, 0.3], len(LOGITS)), dtype)
+    weight = backend.array(-np.ones(len(LOGITS)), dtype)
+    for function in (logitloss.value_and_grad, logitloss.grad_and_hess):
+        positive = function(labels, logits, 3.0)
+        negative = function(labels, logits, 3.0, weight=weight)
+        for got, expected in zip(negative, positive, strict=True):
+            backend.equals(got, -backend.to_numpy(expected), dtype)
 
 
 def test_gradient_at_zero_is_exact(backend: Backend, dtype: str) -> None:

@@ -1,7 +1,7 @@
 /*
  * A fuzzer for the C kernels: bytes become a task, every instruction set of this
  * processor runs it, and each result is compared with the closed form in long
- * double.  attack.sh compiles it with sanitizers, against libFuzzer where there is
+ * double.  run.sh compiles it with sanitizers, against libFuzzer where there is
  * clang, and otherwise with a main function that feeds random bytes.
  *
  * All memory is allocated to the byte, so that AddressSanitizer sees what lies

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Attacks the compiled code: sanitizers, valgrind and a fuzzer.  See docs/contributing.md.
 #
-#   tests/attack/run.sh [SECONDS]     how long each fuzzer runs (default 600)
-#   tests/attack/run.sh short         all of it in little more than a minute
+#   tests/attack/run.sh [SECONDS] [STEP...]    how long each fuzzer runs (default 600)
+#   tests/attack/run.sh short [STEP...]        all of it in little more than a minute
 #
 # Wants gcc; clang (any version, with its compiler-rt), valgrind and a Python with the
 # packages of the extra `test` are used if they are there, and said to be missing if not.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-seconds=${1:-600} sources=src/logitloss/_kernel python=${PYTHON:-python}
-is_short=false seed=$RANDOM
+sources=src/logitloss/_kernel python=${PYTHON:-python}
+seconds=${1:-600} is_short=false seed=$RANDOM
+shift || true
 if [ "$seconds" = short ]; then
   # The same tasks in every short run: what is new is for the long ones to find.
   is_short=true seconds=8 seed=1
@@ -24,13 +25,7 @@ if found=$(command -v "$python"); then
   python=${PATH%%:*}/${found##*/}
 fi
 
-step() { printf '\n-- %s\n' "$1"; }
 skip() { printf 'skipped: %s\n' "$1"; }
-
-if [ "$(uname -m)" != x86_64 ] || ! command -v gcc >/dev/null; then
-  skip "the attacks are written for gcc on x86-64"
-  exit 0
-fi
 
 # The kernels of every instruction set, and what is given beside them, with sanitizers.
 build() { # compiler, output, flags
@@ -55,38 +50,47 @@ build() { # compiler, output, flags
     tests/attack/fuzz_kernel.c -lm -o "$output"
 }
 
-step "random tasks, gcc with AddressSanitizer and UndefinedBehaviorSanitizer"
-build gcc "$work/random" -fsanitize=address,undefined -DSTANDALONE
-"$work/random" "$seconds" "$seed"
+# Random tasks, gcc with AddressSanitizer and UndefinedBehaviorSanitizer.
+random() {
+  build gcc "$work/random" -fsanitize=address,undefined -DSTANDALONE
+  "$work/random" "$seconds" "$seed"
+}
 
-step "coverage-guided tasks, libFuzzer with the same sanitizers"
-clang=$(compgen -c clang | grep -E '^clang(-[0-9]+)?$' | sort -V | tail -1 || true)
-if [ -z "$clang" ]; then
-  skip "no clang"
-elif ! echo 'int LLVMFuzzerTestOneInput(const char *d, long n) { return 0; }' |
-  "$clang" -fsanitize=fuzzer,address -x c - -o "$work/probe" 2>/dev/null; then
-  skip "$clang has no libFuzzer (package libclang-rt-dev)"
-else
-  build "$clang" "$work/fuzzer" -fsanitize=address,undefined -fsanitize=fuzzer
-  mkdir "$work/corpus"
-  (cd "$work" && ./fuzzer -seed="$seed" -max_total_time="$seconds" -max_len=8192 -len_control=10 \
-    -verbosity=0 -print_final_stats=1 corpus 2>&1) | grep -v '# Uses:'
-fi
+# Coverage-guided tasks, libFuzzer with the same sanitizers.
+guided() {
+  local clang
+  clang=$(compgen -c clang | grep -E '^clang(-[0-9]+)?$' | sort -V | tail -1 || true)
+  if [ -z "$clang" ]; then
+    skip "no clang"
+  elif ! echo 'int LLVMFuzzerTestOneInput(const char *d, long n) { return 0; }' |
+    "$clang" -fsanitize=fuzzer,address -x c - -o "$work/probe" 2>/dev/null; then
+    skip "$clang has no libFuzzer (package libclang-rt-dev)"
+  else
+    build "$clang" "$work/fuzzer" -fsanitize=address,undefined -fsanitize=fuzzer
+    mkdir "$work/corpus"
+    (cd "$work" && ./fuzzer -seed="$seed" -max_total_time="$seconds" -max_len=8192 -len_control=10 \
+      -verbosity=0 -print_final_stats=1 corpus 2>&1) | grep -v '# Uses:'
+  fi
+}
 
-step "random tasks under valgrind"
-if ! command -v valgrind >/dev/null; then
-  skip "no valgrind"
-else
+# Random tasks under valgrind.
+memcheck() {
+  if ! command -v valgrind >/dev/null; then
+    skip "no valgrind"
+    return
+  fi
   # It shows programs a processor without AVX-512, and computes long double as double, too
   # inexactly to compare with.
   build gcc "$work/plain" -DSTANDALONE -DWITHOUT_VALUES
   valgrind --quiet --error-exitcode=1 --leak-check=full "$work/plain" "$($is_short && echo 3 || echo 60)"
-fi
+}
 
-step "the extension in Python, with both sanitizers"
-if ! "$python" -c 'import numpy, Cython, hypothesis, pytest' 2>/dev/null || ! command -v meson >/dev/null; then
-  skip "needs meson, and $python with numpy, Cython, pytest and hypothesis"
-else
+# The extension in Python, with both sanitizers.
+extension() {
+  if ! "$python" -c 'import numpy, Cython, hypothesis, pytest' 2>/dev/null || ! command -v meson >/dev/null; then
+    skip "needs meson, and $python with numpy, Cython, pytest and hypothesis"
+    return
+  fi
   cp -r src tests pyproject.toml meson.build meson.options "$work/"
   rm -f "$work"/src/logitloss/_kernel/*.so
   (cd "$work" && meson setup build -Db_sanitize=address,undefined -Db_lundef=false \
@@ -95,7 +99,7 @@ else
   cp "$work"/build/kernel.*.so "$work/src/logitloss/_kernel/"
   # Python keeps what it allocates: leaks are for valgrind.  The tests left out start other
   # programs, whose libraries the sanitizers were not loaded into.
-  tests=(tests/test_numpy.py tests/test_out.py)
+  local tests=(tests/test_numpy.py tests/test_out.py)
   $is_short || tests+=(tests/test_kernel.py tests/test_values.py tests/test_reductions.py tests/test_inputs.py
     tests/test_arguments.py tests/test_hostile.py tests/test_properties.py)
   (cd "$work" && env ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
@@ -103,4 +107,14 @@ else
     PYTHONPATH=src PYTHONMALLOC=malloc "$python" -m pytest -q --no-header -p no:cacheprovider \
     -k "(numpy or not (strict or torch or jax or dask or cupy)) and not bounds and not instruction_set and not past_the_end and not full_disk and not 32_bits and not no_memory" \
     -r fE "${tests[@]}")
+}
+
+if [ "$(uname -m)" != x86_64 ] || ! command -v gcc >/dev/null; then
+  skip "the attacks are written for gcc on x86-64"
+  exit 0
 fi
+[ $# -gt 0 ] || set -- random guided memcheck extension
+for step; do
+  printf '\n-- %s\n' "$step"
+  "$step"
+done
