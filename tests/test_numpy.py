@@ -477,3 +477,50 @@ def test_short_cut_takes_plain_arrays_only(dtype: str, position: int, convert) -
 def test_short_cut_compares_shapes(shapes: tuple[tuple[int, ...], ...]) -> None:
     with pytest.raises(ValueError, match="must have the same shape"):
         weighted(np.zeros(shapes[0]), np.zeros(shapes[1]), 2.0)
+
+
+COEFFICIENTS = [(), (1,), (7,), (1, 7), (6, 1), (6, 7), (1, 1, 7), (5, 1, 1), (1, 6, 1), (5, 6, 7)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("coefficient", [2.5, 3, *COEFFICIENTS])
+@pytest.mark.parametrize("name", ["pos_weight", "weight"])
+def test_the_short_way_takes_every_regular_coefficient_to_the_same_bits(
+    dtype: str, coefficient, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No result shows which way was taken: the long one is ten times slower for small arrays."""
+    labels, logits = values((5, 6, 7), dtype)
+    if isinstance(coefficient, tuple):
+        shape, coefficient = coefficient, np.empty(coefficient, dtype)
+        coefficient[...] = np.linspace(0.5, 2, coefficient.size).reshape(shape)
+    options = {"pos_weight": 2.0, "weight": None, name: coefficient}
+
+    def results() -> list[np.ndarray]:
+        outs = [np.empty_like(logits) for _ in range(5)]
+        place = np.empty((), dtype)
+        return [
+            weighted(labels, logits, **options),
+            weighted(labels, logits, **options, out=outs[0]),
+            weighted(labels, logits, **options, reduction="sum"),
+            weighted(labels, logits, **options, reduction="mean"),
+            *logitloss.value_and_grad(labels, logits, **options),
+            *logitloss.value_and_grad(labels, logits, **options, out=tuple(outs[1:3])),
+            *logitloss.value_and_grad(labels, logits, **options, reduction="mean"),
+            *logitloss.value_and_grad(
+                labels, logits, **options, reduction="sum", out=(place, outs[3])
+            ),
+            *logitloss.grad_and_hess(labels, logits, **options),
+            *outs[:4],
+            place,
+        ]
+
+    with monkeypatch.context() as patch:
+        for plain in ("plain_loss", "plain_run"):
+            patch.setattr(numpy_backend.kernel, plain, lambda *arguments: None)
+        expected = results()
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("the long way")
+
+    monkeypatch.setattr(numpy_backend, "_run", refuse)
+    assert_same(results(), expected)

@@ -1,14 +1,15 @@
 """Break the compiled code line by line and see whether a test notices.
 
-    python tests/attack/mutants.py [--jobs N] [--match REGEX] [FILE ...]
+    python tests/attack/mutants.py [--jobs N] [--match REGEX] [--sample N] [FILE ...]
 
 Each mutant changes one thing in one line of a C or Cython source: an operator, a constant, a sign,
-a condition, or it leaves the statement out. It is killed if it does not compile, if a test of the
-suite fails, or if the fuzzer finds a wrong result or a sanitizer an error. One that gives the same
-machine code is none. Survivors that are known, with the reason why no test can kill them, are in
-`survivors.toml`; any other makes the exit status 1.
+a condition, or it leaves the statement out. It is killed if it does not compile, if the fuzzer
+finds a wrong result or a sanitizer an error, or if a test of the suite fails. One that gives the
+same machine code is none. Survivors that are known, with the reason why no test can kill them, are
+in `survivors.toml`; any other makes the exit status 1.
 
-Wants meson, ninja, Cython and the packages of the extra `test`, and takes seconds for each mutant.
+Wants gcc, meson, ninja, Cython and the packages of the extra `test`, and takes seconds for each
+mutant, or a minute for one that survives.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import hashlib
 import os
 import queue
+import random
 import re
 import shutil
 import subprocess
@@ -33,100 +35,83 @@ ROOT = Path(__file__).resolve().parents[2]
 KERNEL = Path("src/logitloss/_kernel")
 FILES = ("logistic.h", "blocks.h", "blocks.c", "careful.c", "kernel.pyx")
 # Those that fail soonest go first.
-TESTS = ("test_numpy", "test_out", "test_values", "test_reductions", "test_properties", "test_kernel")
-CYTHON_TESTS = ("test_hostile", "test_inputs", "test_config", "test_processes")
+TESTS = "test_numpy test_out test_values test_reductions test_properties test_kernel".split()
+CYTHON_TESTS = "test_hostile test_inputs test_config test_processes".split()
+NUMPY_ALONE = "numpy or not (strict or torch or jax or dask or cupy or sparse or ndonnx)"
 # A mutant that takes longer for one test, or for the whole suite, hangs.
 SECONDS_PER_TEST, SECONDS = 60, 900
 
-_SWAPS = [
-    (r" \+ ", " - "),
-    (r" - ", " + "),
-    (r" \* ", " / "),
-    (r" / ", " * "),
-    (r" // ", " * "),
-    (r" % ", " / "),
-    (r" \+= ", " -= "),
-    (r" \*= ", " /= "),
-    (r" \|= ", " &= "),
-    (r" < ", " <= "),
-    (r" < ", " > "),
-    (r" <= ", " < "),
-    (r" <= ", " > "),
-    (r" > ", " >= "),
-    (r" > ", " < "),
-    (r" >= ", " > "),
-    (r" >= ", " < "),
-    (r" == ", " != "),
-    (r" != ", " == "),
-    (r" && ", " || "),
-    (r" \|\| ", " && "),
-    (r" & ", " | "),
-    (r" \| ", " & "),
-    (r"(?<=[\s(])-(?=[\w(])", ""),
-    (r"(?<=[\s(])!(?=[\w(])", ""),
-    (r"\bnot ", ""),
-    (r" and ", " or "),
-    (r" or ", " and "),
-    (r"\bTrue\b", "False"),
-    (r"\bFalse\b", "True"),
+SWAPS = [
+    *[(" + ", " - "), (" - ", " + "), (" * ", " / "), (" / ", " * "), (" // ", " * ")],
+    *[(" % ", " / "), (" += ", " -= "), (" *= ", " /= "), (" |= ", " &= ")],
+    *[(" < ", " <= "), (" < ", " > "), (" <= ", " < "), (" <= ", " > ")],
+    *[(" > ", " >= "), (" > ", " < "), (" >= ", " > "), (" >= ", " < ")],
+    *[(" == ", " != "), (" != ", " == "), (" && ", " || "), (" || ", " && ")],
+    *[(" & ", " | "), (" | ", " & "), (" and ", " or "), (" or ", " and ")],
+    *[("True", "False"), ("False", "True"), ("not ", "")],
 ]
-_HEX_FLOAT = r"-?0x1(?:\.[0-9a-f]+)?p[+-]\d+"
+PREFIX = r"(?<=[\s(])[-!](?=[\w(])"
+HEX_FLOAT = r"-?0x1(?:\.[0-9a-f]+)?p[+-]\d+"
+NUMBER = r"(?<![\w.+-])\d+(?:\.\d+)?(?![\w.])"
+NO_CODE = ("import", "from", "cimport", "ctypedef", "#include", "#if", "#e")
+
+CYTHON_COMMENT = r'"""[^"]*?"""|#.*'
+CYTHON_CONDITION = r"\s*(?:if|while|elif) (.+):$"
+CYTHON_STATEMENT = r"\s+([\w.\[\]]+ [-+*]?= .+[^(\[{,]|\w+\(.*\)|raise .*|return .+)$"
+
+C_COMMENT = r"(?s)/\*.*?\*/"
+C_CONDITION = r"\s*(?:else )?if \((.+)\)(?: \{)?$"
+C_STATEMENT = (
+    r"\s+(?![\s+:]|return|const|case|typedef|REAL |UINT |int |double |char |ptrdiff_t )"
+    r"([\w>.*\[\]()+ -]+(?:[-+|<]*= .+|\(.*\));)$"
+)
 
 
 class Mutant(NamedTuple):
     file: str
     number: int  # of the line, from 0
     line: str
-    changed: str
+    becomes: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.number + 1}: {self.line.strip()}  =>  {self.becomes.strip()}"
 
 
 def mutants(file: str) -> Iterator[Mutant]:
     text = (ROOT / KERNEL / file).read_text()
     is_cython = file.endswith(".pyx")
-    # What is no code becomes spaces, so that the columns stay.
-    nothing = r'"""[^"]*?"""|#.*' if is_cython else r"/\*.*?\*/"
-    code = re.sub(nothing, lambda found: re.sub(r"\S", " ", found[0]), text, flags=0 if is_cython else re.S)
-    lines, seen = text.split("\n"), set()
-    for number, bare in enumerate(code.split("\n")):
-        for start, stop, new in _changes(bare.rstrip(), is_cython):
-            line = lines[number]
-            changed = line[:start] + new + line[stop:]
-            if (number, changed) not in seen:
-                seen.add((number, changed))
-                yield Mutant(file, number, line, changed)
+    # Comments become spaces, so that the columns stay.
+    comment = CYTHON_COMMENT if is_cython else C_COMMENT
+    code = re.sub(comment, lambda found: re.sub(r"\S", " ", found[0]), text)
+    for number, (line, bare) in enumerate(zip(text.split("\n"), code.split("\n"), strict=True)):
+        if bare.strip().startswith(NO_CODE):
+            continue
+        changes = {
+            line[:start] + new + line[stop:]: None
+            for start, stop, new in _changes(bare.rstrip(), is_cython)
+        }
+        for becomes in changes:
+            yield Mutant(file, number, line, becomes)
 
 
 def _changes(code: str, is_cython: bool) -> Iterator[tuple[int, int, str]]:
-    stripped = code.strip()
-    if not stripped or stripped.startswith(("import", "from", "cimport", "ctypedef", "#include", "#if", "#e")):
-        return
-    for pattern, new in _SWAPS:
-        for found in re.finditer(pattern, code):
+    for old, new in SWAPS:
+        for found in re.finditer(re.escape(old), code):
             yield *found.span(), new
-    for found in re.finditer(_HEX_FLOAT, code):
+    for found in re.finditer(PREFIX, code):
+        yield *found.span(), ""
+    for found in re.finditer(HEX_FLOAT, code):
         value = float.fromhex(found[0])
         yield *found.span(), (-value).hex()
         yield *found.span(), (value * (1 + 2.0**-8)).hex()
-    for found in re.finditer(r"(?<![\w.+-])\d+(?:\.\d+)?(?![\w.])", code):
-        yield *found.span(), f"{float(found[0]) * 1.01}" if "." in found[0] else f"{int(found[0]) + 1}"
-    if is_cython:
-        if found := re.match(r"\s*(?:if|while|elif) (.+):$", code):
-            yield *found.span(1), "True"
-            yield *found.span(1), "False"
-        if re.match(r"\s+(?:[\w.\[\]]+ (?:[-+*]?=) .+[^(\[{,]|\w+\(.*\)|raise .*|return .+)$", code):
-            begin = len(code) - len(code.lstrip())
-            yield begin, len(code), "pass"
-    else:
-        if found := re.match(r"\s*(?:else )?if \((.+)\)( \{)?$", code):
-            yield *found.span(1), "1"
-            yield *found.span(1), "0"
-        if re.match(
-            r"\s+(?![\s+:]|return|const|case|typedef|REAL |UINT |int |double |char |ptrdiff_t )"
-            r"[\w>.*\[\]()+ -]+(?:[-+|<]*= .+|\(.*\));$",
-            code,
-        ):
-            begin = len(code) - len(code.lstrip())
-            yield begin, len(code), ";"
+    for found in re.finditer(NUMBER, code):
+        is_whole = found[0].isdigit()
+        yield *found.span(), str(int(found[0]) + 1 if is_whole else float(found[0]) * 1.01)
+    if condition := re.match(CYTHON_CONDITION if is_cython else C_CONDITION, code):
+        for constant in ("True", "False") if is_cython else ("1", "0"):
+            yield *condition.span(1), constant
+    if statement := re.match(CYTHON_STATEMENT if is_cython else C_STATEMENT, code):
+        yield *statement.span(1), "pass" if is_cython else ";"
 
 
 class Workspace:
@@ -135,13 +120,17 @@ class Workspace:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         for name in ("src", "tests"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so"))
         for name in ("pyproject.toml", "meson.options"):
             shutil.copy(ROOT / name, folder)
         # Compiled in a third of the time, to the same results.
         build = (ROOT / "meson.build").read_text().replace("'-O3'", "'-O1'")
         (folder / "meson.build").write_text(build)
-        self._run("meson", "setup", "build")
+        if failure := self._run("meson", "setup", "build") or self.compile():
+            raise RuntimeError(f"the unchanged code does not compile: {failure}")
+        self.unchanged = self.hash()
+        if failure := self.fuzz() or self.test("kernel.pyx"):
+            raise RuntimeError(f"the unchanged code fails: {failure}")
 
     def _run(self, *command: str) -> str:
         """Nothing if all went well, or what went wrong."""
@@ -163,12 +152,12 @@ class Workspace:
             )
         except subprocess.TimeoutExpired:
             return "hung"
-        return done.stdout[-2000:] + done.stderr[-2000:] if done.returncode else ""
+        return f"{done.returncode}: {done.stdout}{done.stderr}" if done.returncode else ""
 
-    def compile(self) -> str | None:
-        """The hash of the extension, or None if there is none."""
-        if self._run("ninja", "-C", "build", "-j", "1"):
-            return None
+    def compile(self) -> str:
+        return self._run("ninja", "-C", "build", "-j", "1")
+
+    def hash(self) -> str:
         (extension,) = (self.folder / "build").glob("kernel.*.so")
         shutil.copy(extension, self.folder / KERNEL)
         return hashlib.sha256(extension.read_bytes()).hexdigest()
@@ -176,40 +165,36 @@ class Workspace:
     def fuzz(self) -> str:
         """Random tasks for a moment, without sanitizers: what most mutants fail soonest."""
         libraries = map(str, (self.folder / "build").glob("libkernel_*.a"))
-        sources = KERNEL / "careful.c", Path("tests/attack/fuzz_kernel.c")
-        flags = "-O1", "-DLOGITLOSS_X86", "-DSTANDALONE", f"-I{KERNEL}"
-        return self._run(
-            *("gcc", *flags, *map(str, sources), *libraries, "-lm", "-o", "build/fuzz")
-        ) or self._run("build/fuzz", "1", "1")
+        flags = ("-O1", "-DLOGITLOSS_X86", "-DSTANDALONE", f"-I{KERNEL}")
+        sources = (f"{KERNEL}/careful.c", "tests/attack/fuzz_kernel.c")
+        build = ("gcc", *flags, *sources, *libraries, "-lm", "-o", "build/fuzz")
+        return self._run(*build) or self._run("build/fuzz", "1", "1")
 
     def test(self, file: str) -> str:
-        names = (CYTHON_TESTS if file == "kernel.pyx" else ()) + TESTS
-        selection = "numpy or not (strict or torch or jax or dask or cupy or sparse or ndonnx)"
-        return self._run(
-            *(sys.executable, "-m", "pytest", "-x", "-q", "--tb=line", "--no-header", "-p", "no:cacheprovider"),
-            *("-o", f"faulthandler_timeout={SECONDS_PER_TEST}", "-o", "faulthandler_exit_on_timeout=true"),
-            *(f"tests/{name}.py" for name in names),
-            *("-k", selection),
-        )
+        names = TESTS if file != "kernel.pyx" else CYTHON_TESTS + TESTS
+        options = ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-k", NUMPY_ALONE]
+        options += ["-o", f"faulthandler_timeout={SECONDS_PER_TEST}"]
+        options += ["-o", "faulthandler_exit_on_timeout=true"]
+        files = [f"tests/{name}.py" for name in names]
+        return self._run(sys.executable, "-m", "pytest", *options, *files)
 
-    def judge(self, mutant: Mutant, unchanged: str) -> str:
+    def judge(self, mutant: Mutant) -> str:
         path = self.folder / KERNEL / mutant.file
         text = path.read_text()
         lines = text.split("\n")
-        lines[mutant.number] = mutant.changed
+        lines[mutant.number] = mutant.becomes
         try:
             path.write_text("\n".join(lines))
-            compiled = self.compile()
-            if compiled is None:
+            if self.compile():
                 return "not compiled"
-            if compiled == unchanged:
+            if self.hash() == self.unchanged:
                 return "the same machine code"
-            is_c = mutant.file != "kernel.pyx"
-            if is_c and self.fuzz():
+            if mutant.file != "kernel.pyx" and self.fuzz():
                 return "killed by the fuzzer"
             if self.test(mutant.file):
                 return "killed by the suite"
-            if is_c and self._run("bash", "tests/attack/run.sh", "short", "random"):
+            sanitized = ("bash", "tests/attack/run.sh", "short", "random")
+            if mutant.file == "blocks.c" and self._run(*sanitized):
                 return "killed by a sanitizer"
             return "survived"
         finally:
@@ -221,21 +206,23 @@ def main() -> int:
     parser.add_argument("files", nargs="*", default=FILES, metavar="FILE")
     parser.add_argument("--jobs", type=int, default=1, metavar="N")
     parser.add_argument("--match", default="", metavar="REGEX", help="only lines that match")
+    parser.add_argument("--sample", type=int, metavar="N", help="only N of them, always the same")
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     chosen = parser.parse_args()
 
-    known = tomllib.loads((Path(__file__).parent / "survivors.toml").read_text())["survivor"]
+    survivors = tomllib.loads((Path(__file__).parent / "survivors.toml").read_text())["survivor"]
+    # None stands for anything that the line may become.
+    known = {(entry["file"], entry["line"], entry.get("becomes")) for entry in survivors}
     todo = [
         mutant
         for file in chosen.files
         for mutant in mutants(file)
-        if re.search(chosen.match, mutant.line)
-        and not any(entry["line"] == mutant.line.strip() and "becomes" not in entry for entry in known)
+        if re.search(chosen.match, mutant.line) and (file, mutant.line.strip(), None) not in known
     ]
+    if chosen.sample:
+        todo = random.Random(0).sample(todo, min(chosen.sample, len(todo)))
     if chosen.list:
-        for mutant in todo:
-            print(_show(mutant))
-        print(len(todo), "mutants")
+        print(*todo, f"{len(todo)} mutants", sep="\n")
         return 0
 
     counts: Counter[str] = Counter()
@@ -245,37 +232,23 @@ def main() -> int:
             folder = Path(temporary, str(job))
             folder.mkdir()
             free.put(Workspace(folder))
-        hashes: dict[Workspace, str | None] = {}
 
-        def judge(mutant: Mutant) -> tuple[Mutant, str]:
+        def judge(mutant: Mutant) -> str:
             workspace = free.get()
             try:
-                if workspace not in hashes:
-                    hashes[workspace] = workspace.compile()
-                    if failure := workspace.fuzz() or workspace.test("kernel.pyx"):
-                        raise SystemExit(f"the unchanged code fails: {failure}")
-                return mutant, workspace.judge(mutant, hashes[workspace] or "")
+                return workspace.judge(mutant)
             finally:
                 free.put(workspace)
 
-        for mutant, verdict in pool.map(judge, todo):
-            if verdict == "survived" and _is_known(mutant, known):
+        for mutant, verdict in zip(todo, pool.map(judge, todo), strict=True):
+            change = (mutant.file, mutant.line.strip(), mutant.becomes.strip())
+            if verdict == "survived" and change in known:
                 verdict = "survived, for a known reason"
             counts[verdict] += 1
-            print(f"{verdict}: {_show(mutant)}", flush=True)
-    print(f"{len(todo)} mutants:", *(f"{count} {verdict};" for verdict, count in counts.items()))
+            print(f"{verdict}: {mutant}", flush=True)
+    for verdict, count in counts.most_common():
+        print(f"{count} {verdict}")
     return 1 if counts["survived"] else 0
-
-
-def _show(mutant: Mutant) -> str:
-    return f"{mutant.file}:{mutant.number + 1}: {mutant.line.strip()}  =>  {mutant.changed.strip()}"
-
-
-def _is_known(mutant: Mutant, known: list[dict[str, str]]) -> bool:
-    return any(
-        entry["line"] == mutant.line.strip() and entry.get("becomes") == mutant.changed.strip()
-        for entry in known
-    )
 
 
 if __name__ == "__main__":
