@@ -359,9 +359,10 @@ calls(1100)
 more_memory, more_threads, more_objects = size()
 assert more_threads == threads, (threads, more_threads)
 assert more_memory - memory < 2_000_000, more_memory - memory
-assert more_objects - objects < 100, more_objects - objects
+assert more_objects - objects < 500, more_objects - objects
 again = [sys.getrefcount(value) for value in (None, x, z, q, out, np.dtype("f4"))]
-assert all(abs(a - b) < 50 for a, b in zip(again, references)), (references, again)
+# One in each round would make 1100; caches come and go with some references to None.
+assert all(abs(a - b) < 500 for a, b in zip(again, references)), (references, again)
 """
 
 
