@@ -446,6 +446,16 @@ def test_one_weight_for_all(weight: float) -> None:
             assert_same(function(labels, logits, 3.0, weight=weight), expected)
 
 
+@pytest.mark.parametrize("pos_weight", [0.0, -0.0, np.inf, -np.inf, np.nan])
+def test_one_pos_weight_for_all_beyond_the_numbers(pos_weight: float) -> None:
+    for dtype in ("float32", "float64"):
+        labels, logits = np.resize([0.0, 1.0, 0.5], 50), np.linspace(-3, 3, 50)
+        labels, logits = labels.astype(dtype), logits.astype(dtype)
+        for function in FUNCTIONS:
+            expected = function(labels, logits, np.full(50, pos_weight))
+            assert_same(function(labels, logits, pos_weight), expected)
+
+
 def test_zero_weights_beside_nan_weights() -> None:
     labels, logits = values(3, "float32")
     weight = np.array([1, np.nan, 0])
