@@ -457,6 +457,13 @@ def test_export() -> None:
         np.testing.assert_array_max_ulp(np.asarray(value), true, 4)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no custom call there")
+@pytest.mark.skipif(jax.__version_info__ < (0, 6, 1), reason="the formula alone")
+def test_the_kernel_is_a_custom_call() -> None:
+    """Without it the tests above would be skipped."""
+    assert backend._is_registered()
+
+
 @pytest.mark.parametrize("refusal", [RuntimeError("incompatible API version"), AttributeError()])
 def test_without_the_kernel_there_is_the_formula(
     refusal: Exception, monkeypatch: pytest.MonkeyPatch

@@ -36,7 +36,7 @@ KERNEL = Path("src/logitloss/_kernel")
 FILES = ("logistic.h", "blocks.h", "blocks.c", "careful.c", "kernel.pyx")
 # Those that fail soonest go first.
 TESTS = "test_numpy test_out test_values test_reductions test_properties test_kernel".split()
-CYTHON_TESTS = "test_hostile test_inputs test_config test_processes".split()
+CYTHON_TESTS = "test_hostile test_inputs test_config test_processes test_memory".split()
 NUMPY_ALONE = "numpy or not (strict or torch or jax or dask or cupy or sparse or ndonnx)"
 # A mutant that takes longer for one test, or for the whole suite, hangs.
 SECONDS_PER_TEST, SECONDS = 60, 900
