@@ -780,12 +780,15 @@ def test_signals_leave_nothing_behind(number, earlier_results):
 
 def interrupt(*sources: str, number: int, when: Callable[[], object]) -> None:
     """Score the sources, send the signal as soon as it is time, and see how that ends."""
+    # A shell's background jobs ignore interrupts, and so does what they start.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*COMMAND, *sources, *OUTPUTS],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, handler)
     try:
         while process.poll() is None and not when():
             time.sleep(0.01)

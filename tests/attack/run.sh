@@ -73,7 +73,21 @@ guided() {
   fi
 }
 
-# Random tasks under valgrind.
+# A copy of the package in $work, with the extension built with these options of meson.
+build_extension() {
+  if ! "$python" -c 'import numpy, Cython, hypothesis, pytest' 2>/dev/null || ! command -v meson >/dev/null; then
+    skip "needs meson, and $python with numpy, Cython, pytest and hypothesis"
+    return 1
+  fi
+  rm -rf "$work/src" "$work/tests" "$work/build"
+  cp -r src tests pyproject.toml meson.build meson.options "$work/"
+  rm -f "$work"/src/logitloss/_kernel/*.so
+  (cd "$work" && meson setup build "$@" >build.log 2>&1 &&
+    meson compile -C build >>build.log 2>&1) </dev/null || { tail -30 "$work/build.log"; exit 1; }
+  cp "$work"/build/kernel.*.so "$work/src/logitloss/_kernel/"
+}
+
+# Random tasks under valgrind; and the tests that are short, if there is time.
 memcheck() {
   if ! command -v valgrind >/dev/null; then
     skip "no valgrind"
@@ -82,21 +96,23 @@ memcheck() {
   # It shows programs a processor without AVX-512, and computes long double as double, too
   # inexactly to compare with.
   build gcc "$work/plain" -DSTANDALONE -DWITHOUT_VALUES
-  valgrind --quiet --error-exitcode=1 --leak-check=full "$work/plain" "$($is_short && echo 3 || echo 60)"
+  valgrind --quiet --error-exitcode=1 --leak-check=full "$work/plain" "$($is_short && echo 3 || echo "${VG:-60}")"
+  if $is_short || ! build_extension; then
+    return
+  fi
+  # What the interpreter does by itself is not ours to judge: only what a call of the kernel leads to.
+  (cd "$work" && PYTHONPATH=src PYTHONMALLOC=malloc valgrind --log-file=valgrind.log --num-callers=40 \
+    "$python" -m pytest -q --no-header -p no:cacheprovider -k "not past_the_end" tests/test_numpy.py tests/test_out.py)
+  if grep -q 'kernel\.cpython' "$work/valgrind.log"; then
+    cat "$work/valgrind.log"
+    exit 1
+  fi
 }
 
 # The extension in Python, with both sanitizers.
 extension() {
-  if ! "$python" -c 'import numpy, Cython, hypothesis, pytest' 2>/dev/null || ! command -v meson >/dev/null; then
-    skip "needs meson, and $python with numpy, Cython, pytest and hypothesis"
-    return
-  fi
-  cp -r src tests pyproject.toml meson.build meson.options "$work/"
-  rm -f "$work"/src/logitloss/_kernel/*.so
-  (cd "$work" && meson setup build -Db_sanitize=address,undefined -Db_lundef=false \
-    -Dbuildtype=plain -Doptimization=1 -Dc_args=-fno-sanitize-recover=all >build.log 2>&1 &&
-    meson compile -C build >>build.log 2>&1) </dev/null || { tail -30 "$work/build.log"; exit 1; }
-  cp "$work"/build/kernel.*.so "$work/src/logitloss/_kernel/"
+  build_extension -Db_sanitize=address,undefined -Db_lundef=false -Dbuildtype=plain -Doptimization=1 \
+    -Dc_args=-fno-sanitize-recover=all || return 0
   # Python keeps what it allocates: leaks are for valgrind.  The tests left out start other
   # programs, whose libraries the sanitizers were not loaded into.
   local tests=(tests/test_numpy.py tests/test_out.py)
