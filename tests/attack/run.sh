@@ -96,7 +96,7 @@ memcheck() {
   # It shows programs a processor without AVX-512, and computes long double as double, too
   # inexactly to compare with.
   build gcc "$work/plain" -DSTANDALONE -DWITHOUT_VALUES
-  valgrind --quiet --error-exitcode=1 --leak-check=full "$work/plain" "$($is_short && echo 3 || echo "${VG:-60}")"
+  valgrind --quiet --error-exitcode=1 --leak-check=full "$work/plain" "$($is_short && echo 3 || echo 60)"
   if $is_short || ! build_extension; then
     return
   fi
