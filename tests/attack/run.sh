@@ -97,13 +97,13 @@ memcheck() {
   # inexactly to compare with.
   build gcc "$work/plain" -DSTANDALONE -DWITHOUT_VALUES
   valgrind --quiet --error-exitcode=1 --leak-check=full "$work/plain" "$($is_short && echo 3 || echo 60)"
-  if $is_short || ! build_extension; then
+  if $is_short || ! build_extension -Ddebug=true; then
     return
   fi
   # What the interpreter does by itself is not ours to judge: only what a call of the kernel leads to.
   (cd "$work" && PYTHONPATH=src PYTHONMALLOC=malloc valgrind --log-file=valgrind.log --num-callers=40 \
     "$python" -m pytest -q --no-header -p no:cacheprovider -k "not past_the_end" tests/test_numpy.py tests/test_out.py)
-  if grep -q 'kernel\.cpython' "$work/valgrind.log"; then
+  if grep -qE 'kernel\.(pyx|cpython)|(blocks|careful)\.c' "$work/valgrind.log"; then
     cat "$work/valgrind.log"
     exit 1
   fi
