@@ -128,7 +128,7 @@ class Workspace:
         (folder / "meson.build").write_text(build)
         if failure := self._run("meson", "setup", "build") or self.compile():
             raise RuntimeError(f"the unchanged code does not compile: {failure}")
-        self.unchanged = self.hash()
+        self.unchanged = self.install()
         if failure := self.fuzz() or self.test("kernel.pyx"):
             raise RuntimeError(f"the unchanged code fails: {failure}")
 
@@ -157,7 +157,8 @@ class Workspace:
     def compile(self) -> str:
         return self._run("ninja", "-C", "build", "-j", "1")
 
-    def hash(self) -> str:
+    def install(self) -> str:
+        """Put the extension beside the sources, and return its hash."""
         (extension,) = (self.folder / "build").glob("kernel.*.so")
         shutil.copy(extension, self.folder / KERNEL)
         return hashlib.sha256(extension.read_bytes()).hexdigest()
@@ -187,7 +188,7 @@ class Workspace:
             path.write_text("\n".join(lines))
             if self.compile():
                 return "not compiled"
-            if self.hash() == self.unchanged:
+            if self.install() == self.unchanged:
                 return "the same machine code"
             if mutant.file != "kernel.pyx" and self.fuzz():
                 return "killed by the fuzzer"

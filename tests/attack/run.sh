@@ -73,12 +73,15 @@ guided() {
   fi
 }
 
-# A copy of the package in $work, with the extension built with these options of meson.
-build_extension() {
+has_python() {
   if ! "$python" -c 'import numpy, Cython, hypothesis, pytest' 2>/dev/null || ! command -v meson >/dev/null; then
     skip "needs meson, and $python with numpy, Cython, pytest and hypothesis"
     return 1
   fi
+}
+
+# A copy of the package in $work, with the extension built with these options of meson.
+build_extension() {
   rm -rf "$work/src" "$work/tests" "$work/build"
   cp -r src tests pyproject.toml meson.build meson.options "$work/"
   rm -f "$work"/src/logitloss/_kernel/*.so
@@ -97,9 +100,10 @@ memcheck() {
   # inexactly to compare with.
   build gcc "$work/plain" -DSTANDALONE -DWITHOUT_VALUES
   valgrind --quiet --error-exitcode=1 --leak-check=full "$work/plain" "$($is_short && echo 3 || echo 60)"
-  if $is_short || ! build_extension -Ddebug=true; then
+  if $is_short || ! has_python; then
     return
   fi
+  build_extension -Ddebug=true
   # What the interpreter does by itself is not ours to judge: only what a call of the kernel leads to.
   (cd "$work" && PYTHONPATH=src PYTHONMALLOC=malloc valgrind --log-file=valgrind.log --num-callers=40 \
     "$python" -m pytest -q --no-header -p no:cacheprovider -k "not past_the_end" tests/test_numpy.py tests/test_out.py)
@@ -111,8 +115,11 @@ memcheck() {
 
 # The extension in Python, with both sanitizers.
 extension() {
+  if ! has_python; then
+    return
+  fi
   build_extension -Db_sanitize=address,undefined -Db_lundef=false -Dbuildtype=plain -Doptimization=1 \
-    -Dc_args=-fno-sanitize-recover=all || return 0
+    -Dc_args=-fno-sanitize-recover=all
   # Python keeps what it allocates: leaks are for valgrind.  The tests left out start other
   # programs, whose libraries the sanitizers were not loaded into.
   local tests=(tests/test_numpy.py tests/test_out.py)
