@@ -14,7 +14,7 @@ SOURCES = Path(__file__).parents[1] / "src"
 # Without the OpenMP runtime that auditwheel adds.
 MOST_BYTES = 1_000_000
 # Compiled in, or used by developers only.
-NOT_INSTALLED = {".c", ".h", ".pyx", ".pyc", ".so"} | {"constants.py"}
+NOT_INSTALLED = {".c", ".h", ".pyx", ".pyc", ".so"}
 
 
 def expected_files() -> set[str]:

@@ -11,6 +11,8 @@
  * the two (1.2 to 1.3).
  */
 #include "blocks.h"
+#include "careful.h"
+#include "half.h"
 #include "logistic.h"
 
 #include <float.h>
@@ -60,6 +62,10 @@ typedef struct {
     const REAL *logits, *labels, *pos_weight, *weight;
 } inputs;
 
+typedef struct {
+    REAL *losses, *gradients, *hessians;
+} destination;
+
 /* What the first pass over a block leaves to the others. */
 typedef struct {
     REAL e_hi[BLOCK] ALIGNED, e_lo[BLOCK] ALIGNED;
@@ -94,18 +100,18 @@ INLINE REAL masked(REAL value, UINT mask)
     return value;
 }
 
-/* The greatest magnitudes in a block; one less than the least of the sums that are not
- * zero: subtracting 1 moves 0 to the far end; and the greatest bits of 1 - label, which are
- * those of 1 at most if and only if all labels are in [0, 1]. */
+/* The greatest in a block: magnitude of a logit; bits of 1 - label, which are those of 1 at
+ * most if and only if all labels are in [0, 1]; and bits of a sum whose weight is not zero, less
+ * those of SUM_MIN, so that what is smaller wraps around to the far end. */
 typedef struct {
-    UINT logit, label, sum, least_sum;
+    UINT logit, label, sum;
 } extremes;
 
 /* `general` and `any_logit` are constants in every caller: without weights and with one
  * pos_weight for all the compiler keeps everything but the labels in registers, and for
  * ordinary logits it leaves out the scaling and what infinity needs, a tenth of the work. */
 INLINE extremes first_pass(inputs in, terms *restrict to, ptrdiff_t start, ptrdiff_t stop, extremes seen,
-                           logitloss_operation operation, int general, int any_logit)
+                           int orders, int general, int any_logit)
 {
     for (ptrdiff_t i = start; i < stop; i++) {
         REAL x = in.logits[i];
@@ -113,20 +119,21 @@ INLINE extremes first_pass(inputs in, terms *restrict to, ptrdiff_t start, ptrdi
         const UINT label = bits_of(negative);
         seen.label = label > seen.label ? label : seen.label;
         REAL minus_positive = -(general ? in.pos_weight[i] : in.pos_weight[0]) * in.labels[i];
+        const REAL weight = general ? in.weight[i] : 1;
+        const UINT mask = mask_of(weight);
         if (general) {
-            const REAL weight = in.weight[i];
-            const UINT mask = mask_of(weight);
             negative = masked(weight * negative, mask);
             minus_positive = masked(weight * minus_positive, mask);
             x = masked(x, mask);
         }
         const coefficients c = coefficients_of(x, negative, minus_positive, any_logit);
-        if (operation != LOGITLOSS_LOSS) {
+        if (orders & LOGITLOSS_GRADIENT) {
             to->towards[i] = c.towards;
             to->against[i] = c.against;
         }
-        to->sum[i] = c.sum;
-        if (operation != LOGITLOSS_GRAD_AND_HESS)
+        if (orders & (LOGITLOSS_LOSS | LOGITLOSS_HESSIAN))
+            to->sum[i] = c.sum;
+        if (orders & LOGITLOSS_LOSS)
             to->linear[i] = linear_part(x, c.towards, any_logit);
         const pair e = exp_neg_abs(x, any_logit);
         to->e_hi[i] = e.hi;
@@ -135,31 +142,30 @@ INLINE extremes first_pass(inputs in, terms *restrict to, ptrdiff_t start, ptrdi
         const UINT logit = magnitude(x);
         seen.logit = logit > seen.logit ? logit : seen.logit;
         if (general) {
-            const UINT sum = magnitude(negative - minus_positive), less_one = (sum - 1) | SIGN_BIT;
+            const UINT sum = (bits_of(FABS(negative - minus_positive)) - bits_of(SUM_MIN)) & mask;
             seen.sum = sum > seen.sum ? sum : seen.sum;
-            seen.least_sum = less_one < seen.least_sum ? less_one : seen.least_sum;
         }
     }
     return seen;
 }
 
-INLINE void second_pass(const terms *restrict from, pair factor, REAL *restrict first, REAL *restrict second,
-                        ptrdiff_t n, logitloss_operation operation, int any_logit)
+/* `orders`, too, is a constant in every caller: nothing is computed that is not wanted. */
+INLINE void second_pass(const terms *restrict from, pair factor, REAL *restrict losses, REAL *restrict gradients,
+                        REAL *restrict hessians, ptrdiff_t n, int orders, int any_logit)
 {
     for (ptrdiff_t i = 0; i < n; i++) {
         const pair e = {from->e_hi[i], from->e_lo[i]};
         const expansion at = expand(e, any_logit);
-        if (operation != LOGITLOSS_GRAD_AND_HESS)
-            first[i] = loss(from->sum[i], log1p_scaled(e, at), from->linear[i]);
-        if (operation != LOGITLOSS_LOSS) {
+        if (orders & LOGITLOSS_LOSS)
+            losses[i] = loss(from->sum[i], log1p_scaled(e, at), from->linear[i]);
+        if (orders & (LOGITLOSS_GRADIENT | LOGITLOSS_HESSIAN)) {
             const sigmoid s = sigmoid_scaled(e, at, any_logit);
-            const REAL value = gradient(from->towards[i], from->against[i], s, any_logit);
-            if (operation == LOGITLOSS_VALUE_AND_GRAD)
-                second[i] = FMA(value, factor.hi, value * factor.lo);
-            else {
-                first[i] = value;
-                second[i] = hessian(from->sum[i], s, any_logit);
+            if (orders & LOGITLOSS_GRADIENT) {
+                const REAL value = gradient(from->towards[i], from->against[i], s, any_logit);
+                gradients[i] = orders & LOGITLOSS_HESSIAN ? value : FMA(value, factor.hi, value * factor.lo);
             }
+            if (orders & LOGITLOSS_HESSIAN)
+                hessians[i] = hessian(from->sum[i], s, any_logit);
         }
     }
 }
@@ -167,7 +173,7 @@ INLINE void second_pass(const terms *restrict from, pair factor, REAL *restrict 
 /* Elements that the passes get wrong, because a product of coefficients leaves the
  * normal numbers although the result need not, or their sum the range that logistic.h
  * is made for.  They hardly ever occur: careful.c does them singly. */
-INLINE int needs_care(REAL q, REAL z, REAL w)
+INLINE int needs_care(REAL q, REAL z, REAL w, REAL x)
 {
     const REAL product = FABS(q * z);
     const REAL positive = FABS(w) * product, negative = FABS(w * (1 - z)), sum = positive + negative;
@@ -177,7 +183,12 @@ INLINE int needs_care(REAL q, REAL z, REAL w)
     const int negative_underflows = (negative < REAL_MIN) & (z != 1);
     /* NaN, too, which may come of an infinite factor beside a zero. */
     const int is_out_of_range = (!(sum <= SUM_MAX)) | ((sum < SUM_MIN) & (sum != 0));
-    return (w != 0) & (positive_underflows | negative_underflows | is_out_of_range);
+    /* What may_need_care would pass in a block of its like it must not get beside others: bits
+     * do not depend on neighbours. */
+    const REAL coefficient = FABS(w * (1 - z) + w * (q * z));
+    const int is_ordinary = (1 - z >= 0) & (1 - z <= 1) & (FABS(x) <= ORDINARY_LOGIT)
+                            & (coefficient >= SUM_MIN) & (coefficient <= SUM_MAX);
+    return (w != 0) & !is_ordinary & (positive_underflows | negative_underflows | is_out_of_range);
 }
 
 /* Whether any of the block's elements may need it; never says no to one.  Mostly this is
@@ -190,56 +201,57 @@ INLINE int may_need_care(inputs in, extremes seen, ptrdiff_t n, int general)
     if (!general && q == 1 && has_plain_labels)
         return 0;
     if (has_plain_labels && seen.logit <= magnitude(ORDINARY_LOGIT)
-        && (general ? seen.sum <= magnitude(SUM_MAX) && seen.least_sum >= magnitude(SUM_MIN) - 1
+        && (general ? seen.sum <= bits_of(SUM_MAX) - bits_of(SUM_MIN)
                     : (SUM_MIN <= q && q <= SUM_MAX) || q == 0))
         return 0;
     int any = 0;
     for (ptrdiff_t i = 0; i < n; i++)
-        any |= needs_care(in.pos_weight[general ? i : 0], in.labels[i], general ? in.weight[i] : 1);
+        any |= needs_care(in.pos_weight[general ? i : 0], in.labels[i], general ? in.weight[i] : 1, in.logits[i]);
     return any;
 }
 
-INLINE void take_care(logitloss_operation operation, inputs in, pair factor, REAL *first, REAL *second,
-                      ptrdiff_t n, int general)
+INLINE void take_care(inputs in, pair factor, destination to, ptrdiff_t n, int orders, int general)
 {
     for (ptrdiff_t i = 0; i < n; i++) {
         const REAL q = in.pos_weight[general ? i : 0], w = general ? in.weight[i] : 1;
-        if (!needs_care(q, in.labels[i], w))
+        if (!needs_care(q, in.labels[i], w, in.logits[i]))
             continue;
         const logitloss_element element = logitloss_careful(in.labels[i], in.logits[i], q, w);
-        const REAL gradient = (REAL)(element.gradient * ((double)factor.hi + factor.lo));
-        first[i] = operation == LOGITLOSS_GRAD_AND_HESS ? gradient : (REAL)element.loss;
-        if (operation == LOGITLOSS_VALUE_AND_GRAD)
-            second[i] = gradient;
-        if (operation == LOGITLOSS_GRAD_AND_HESS)
-            second[i] = (REAL)element.hessian;
+        if (orders & LOGITLOSS_LOSS)
+            to.losses[i] = (REAL)element.loss;
+        if (orders & LOGITLOSS_GRADIENT)
+            to.gradients[i] = (REAL)(element.gradient * ((double)factor.hi + factor.lo));
+        if (orders & LOGITLOSS_HESSIAN)
+            to.hessians[i] = (REAL)element.hessian;
     }
 }
 
 /* Both passes for logits of any size, out of line: inline, their constants would take registers
  * from those for ordinary ones. */
-NOINLINE static void run_any_logit(logitloss_operation operation, inputs in, terms *restrict block, pair factor,
-                                   REAL *restrict first, REAL *restrict second, ptrdiff_t n, int general)
+NOINLINE static void run_any_logit(int orders, inputs in, terms *restrict block, pair factor, destination to,
+                                   ptrdiff_t n, int general)
 {
-#define PASSES(operation, general)                                                 \
-    (first_pass(in, block, 0, n, (extremes){0}, operation, general, 1),            \
-     second_pass(block, factor, first, second, n, operation, 1))
-#define RUN(operation) \
-    case operation: general ? PASSES(operation, 1) : PASSES(operation, 0); break
-    switch (operation) {
+#define PASSES(orders, general)                                        \
+    (first_pass(in, block, 0, n, (extremes){0}, orders, general, 1),   \
+     second_pass(block, factor, to.losses, to.gradients, to.hessians, n, orders, 1))
+#define RUN(orders) \
+    case orders: general ? PASSES(orders, 1) : PASSES(orders, 0); break
+    switch (orders) {
         RUN(LOGITLOSS_LOSS);
-        RUN(LOGITLOSS_VALUE_AND_GRAD);
-        RUN(LOGITLOSS_GRAD_AND_HESS);
+        RUN(LOGITLOSS_LOSS | LOGITLOSS_GRADIENT);
+        RUN(LOGITLOSS_GRADIENT | LOGITLOSS_HESSIAN);
+    case LOGITLOSS_GRADIENT: PASSES(LOGITLOSS_GRADIENT, 1); break;
+    case LOGITLOSS_HESSIAN: PASSES(LOGITLOSS_HESSIAN, 1); break;
+    default: PASSES(LOGITLOSS_LOSS | LOGITLOSS_GRADIENT | LOGITLOSS_HESSIAN, 1);
     }
 #undef RUN
 #undef PASSES
 }
 
-INLINE void compute(logitloss_operation operation, inputs in, pair factor, REAL *restrict first,
-                    REAL *restrict second, ptrdiff_t n, int general)
+INLINE void compute(int orders, inputs in, pair factor, destination to, ptrdiff_t n, int general)
 {
     terms block;
-    extremes seen = {0, 0, 0, ~(UINT)0};
+    extremes seen = {0, 0, 0};
     for (ptrdiff_t start = 0; start < n; start += PREFETCHED) {
         const ptrdiff_t stop = n - start < PREFETCHED ? n : start + PREFETCHED;
         prefetch(in.logits + start, 0);
@@ -248,17 +260,20 @@ INLINE void compute(logitloss_operation operation, inputs in, pair factor, REAL 
             prefetch(in.pos_weight + start, 0);
             prefetch(in.weight + start, 0);
         }
-        prefetch(first + start, 1);
-        if (operation != LOGITLOSS_LOSS)
-            prefetch(second + start, 1);
-        seen = first_pass(in, &block, start, stop, seen, operation, general, 0);
+        if (orders & LOGITLOSS_LOSS)
+            prefetch(to.losses + start, 1);
+        if (orders & LOGITLOSS_GRADIENT)
+            prefetch(to.gradients + start, 1);
+        if (orders & LOGITLOSS_HESSIAN)
+            prefetch(to.hessians + start, 1);
+        seen = first_pass(in, &block, start, stop, seen, orders, general, 0);
     }
     if (seen.logit <= magnitude(ORDINARY_LOGIT))
-        second_pass(&block, factor, first, second, n, operation, 0);
+        second_pass(&block, factor, to.losses, to.gradients, to.hessians, n, orders, 0);
     else
-        run_any_logit(operation, in, &block, factor, first, second, n, general);
+        run_any_logit(orders, in, &block, factor, to, n, general);
     if (may_need_care(in, seen, n, general))
-        take_care(operation, in, factor, first, second, n, general);
+        take_care(in, factor, to, n, orders, general);
 }
 
 /* One partial sum for each lane, so that the order of the additions, and with it
@@ -287,77 +302,342 @@ INLINE void accumulate(partial_sums *restrict sums, const REAL *restrict values)
 #endif
 }
 
-/* Elements start .. start + n of a strided array of any real type. */
-static void convert(const char *data, ptrdiff_t stride, logitloss_type type, ptrdiff_t n, REAL *restrict out)
+/* What an element of each type becomes.  One that has yet to be rounded to half precision is
+ * not rounded twice. */
+#if LOGITLOSS_REAL == 32
+#define FROM_DOUBLE(value) (rounds ? logitloss_round_to_odd((double)(value)) : (REAL)(value))
+#else
+#define FROM_DOUBLE(value) (REAL)(value)
+#endif
+#define FROM_FLOAT16(value) (REAL)logitloss_from_float16(value)
+#define FROM_BFLOAT16(value) (REAL)logitloss_from_bfloat16(value)
+#define FROM_NUMBER(value) (REAL)(value)
+
+/* `rows` runs of n elements each.  By memcpy, since an element may lie at any address. */
+NOINLINE static void convert(const logitloss_operand *operand, const char *data, ptrdiff_t stride, ptrdiff_t n,
+                    ptrdiff_t row_stride, ptrdiff_t rows, REAL *restrict out)
 {
+    const int rounds = operand->is_rounded;
+    (void)rounds;
+#if LOGITLOSS_REAL == 32
+    if (operand->type == LOGITLOSS_FLOAT16 && stride == 2 && !operand->is_swapped) {
+        for (; rows; rows--, data += row_stride, out += n)
+            logitloss_widen_float16(data, out, n);
+        return;
+    }
+#endif
     /* Unit stride has a loop of its own, which the compiler can vectorise. */
-#define CONVERT(code, ctype)                                                     \
-    case code:                                                                   \
-        if (stride == sizeof(ctype))                                             \
-            for (ptrdiff_t i = 0; i < n; i++)                                    \
-                out[i] = (REAL)((const ctype *)data)[i];                         \
-        else                                                                     \
-            for (ptrdiff_t i = 0; i < n; i++)                                    \
-                out[i] = (REAL) * (const ctype *)(data + i * stride);            \
+#define CONVERT(code, ctype, FROM)                                                              \
+    case code:                                                                                  \
+        for (; rows; rows--, data += row_stride, out += n)                                      \
+            if (operand->is_swapped)                                                            \
+                for (ptrdiff_t i = 0; i < n; i++) {                                             \
+                    char bytes[sizeof(ctype)];                                                  \
+                    ctype value;                                                                \
+                    for (size_t byte = 0; byte < sizeof(ctype); byte++)                         \
+                        bytes[byte] = data[i * stride + (ptrdiff_t)(sizeof(ctype) - 1 - byte)]; \
+                    memcpy(&value, bytes, sizeof value);                                        \
+                    out[i] = FROM(value);                                                       \
+                }                                                                               \
+            else if (stride == sizeof(ctype))                                                   \
+                for (ptrdiff_t i = 0; i < n; i++) {                                             \
+                    ctype value;                                                                \
+                    memcpy(&value, data + i * (ptrdiff_t)sizeof(ctype), sizeof value);          \
+                    out[i] = FROM(value);                                                       \
+                }                                                                               \
+            else                                                                                \
+                for (ptrdiff_t i = 0; i < n; i++) {                                             \
+                    ctype value;                                                                \
+                    memcpy(&value, data + i * stride, sizeof value);                            \
+                    out[i] = FROM(value);                                                       \
+                }                                                                               \
         break
-    switch (type) {
-        CONVERT(LOGITLOSS_FLOAT32, float);
-        CONVERT(LOGITLOSS_FLOAT64, double);
-        CONVERT(LOGITLOSS_INT8, int8_t);
-        CONVERT(LOGITLOSS_UINT8, uint8_t);
-        CONVERT(LOGITLOSS_INT16, int16_t);
-        CONVERT(LOGITLOSS_UINT16, uint16_t);
-        CONVERT(LOGITLOSS_INT32, int32_t);
-        CONVERT(LOGITLOSS_UINT32, uint32_t);
-        CONVERT(LOGITLOSS_INT64, int64_t);
-        CONVERT(LOGITLOSS_UINT64, uint64_t);
+    switch (operand->type) {
+        CONVERT(LOGITLOSS_FLOAT16, uint16_t, FROM_FLOAT16);
+        CONVERT(LOGITLOSS_BFLOAT16, uint16_t, FROM_BFLOAT16);
+        CONVERT(LOGITLOSS_FLOAT32, float, FROM_NUMBER);
+        CONVERT(LOGITLOSS_FLOAT64, double, FROM_DOUBLE);
+        CONVERT(LOGITLOSS_LONGDOUBLE, long double, FROM_DOUBLE);
+        CONVERT(LOGITLOSS_INT8, int8_t, FROM_NUMBER);
+        CONVERT(LOGITLOSS_UINT8, uint8_t, FROM_NUMBER);
+        CONVERT(LOGITLOSS_INT16, int16_t, FROM_NUMBER);
+        CONVERT(LOGITLOSS_UINT16, uint16_t, FROM_NUMBER);
+        CONVERT(LOGITLOSS_INT32, int32_t, FROM_NUMBER);
+        CONVERT(LOGITLOSS_UINT32, uint32_t, FROM_NUMBER);
+        CONVERT(LOGITLOSS_INT64, int64_t, FROM_NUMBER);
+        CONVERT(LOGITLOSS_UINT64, uint64_t, FROM_NUMBER);
+    case LOGITLOSS_TYPES: break;
     }
 #undef CONVERT
 }
 
-/* The operand's elements start .. start + n: in place where they lie as the passes
- * need them, otherwise converted into the buffer and padded with zeros. */
-INLINE const REAL *fetch(const logitloss_operand *operand, ptrdiff_t start, ptrdiff_t n, int copy,
-                         REAL *buffer)
+/* Where a walk stands. */
+typedef struct {
+    char *data;
+    ptrdiff_t at[LOGITLOSS_MAX_AXES];
+} position;
+
+INLINE void find(const logitloss_operand *operand, ptrdiff_t index, position *place)
 {
-    if (n < LANES)
-        memset(buffer, 0, LANES * sizeof(REAL));
-    if (operand->repeat == 1) {
-        const ptrdiff_t index = start < operand->period ? start : start % operand->period;
-        const char *data = operand->data + index * operand->stride;
-        if (!copy && n % LANES == 0 && operand->type == REAL_TYPE && operand->stride == sizeof(REAL))
-            return (const REAL *)data;
-        convert(data, operand->stride, operand->type, n, buffer);
-    } else {
-        for (ptrdiff_t done = 0; done < n;) {
-            const ptrdiff_t position = start + done;
-            ptrdiff_t run = operand->repeat - position % operand->repeat;
-            run = run < n - done ? run : n - done;
-            REAL value;
-            convert(operand->data + position / operand->repeat % operand->period * operand->stride,
-                    operand->stride, operand->type, 1, &value);
-            for (ptrdiff_t i = 0; i < run; i++)
-                buffer[done + i] = value;
-            done += run;
+    const int last = operand->ndim - 1;
+    place->data = operand->data;
+    for (int axis = 0; axis < last; axis++) {
+        place->at[axis] = index % operand->axes[axis].size;
+        index /= operand->axes[axis].size;
+        place->data += place->at[axis] * operand->axes[axis].stride;
+    }
+    place->at[last] = index;
+    place->data += index * operand->axes[last].stride;
+}
+
+/* The elements to the end of the innermost axis. */
+INLINE ptrdiff_t run_length(const logitloss_operand *operand, const position *place)
+{
+    return operand->axes[0].size - place->at[0];
+}
+
+/* Steps of an axis further, and on along the next ones where it ends. */
+INLINE void advance(const logitloss_operand *operand, position *place, int axis, ptrdiff_t steps)
+{
+    place->data += steps * operand->axes[axis].stride;
+    place->at[axis] += steps;
+    for (; place->at[axis] == operand->axes[axis].size && axis + 1 < operand->ndim; axis++) {
+        place->data += operand->axes[axis + 1].stride - operand->axes[axis].size * operand->axes[axis].stride;
+        place->at[axis] = 0;
+        place->at[axis + 1]++;
+    }
+}
+
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+
+/* n elements from a position whose innermost axis repeats one, as a weight for each row does.
+ * All rows are converted at once, and each is written in whole vectors, of which the next
+ * overwrites what is beyond its beginning. */
+NOINLINE static void gather_repeated(const logitloss_operand *operand, position *place, ptrdiff_t n,
+                                     REAL *restrict out)
+{
+    REAL values[BLOCK] ALIGNED;
+    const ptrdiff_t size = operand->axes[0].size;
+    for (ptrdiff_t done = 0; done < n;) {
+        const ptrdiff_t begun = place->at[0], left = n - done;
+        ptrdiff_t rows = 1, row_stride = 0;
+        if (operand->ndim > 1) {
+            rows = begun + left <= size ? 1 : (begun + left - 1) / size + 1;
+            rows = MIN(rows, operand->axes[1].size - place->at[1]);
+            row_stride = operand->axes[1].stride;
+        }
+        convert(operand, place->data, row_stride, rows, 0, 1, values);
+        const ptrdiff_t count = MIN(rows * size - begun, left);
+        /* Short rows are one vector each, without a loop for them. */
+        for (ptrdiff_t row = 0, start = done, stop = done + size - begun; row < rows; row++) {
+            ptrdiff_t i = start;
+            do {
+                for (int lane = 0; lane < LANES; lane++)
+                    out[i + lane] = values[row];
+                i += LANES;
+            } while (size > LANES && i < MIN(stop, n));
+            start = stop;
+            stop += size;
+        }
+        done += count;
+        if (begun + count == rows * size) {
+            place->at[0] = 0;
+            advance(operand, place, operand->ndim > 1, operand->ndim > 1 ? rows : 0);
+        } else {
+            place->at[0] = begun + count - (rows - 1) * size;
+            if (rows > 1)
+                advance(operand, place, 1, rows - 1);
         }
     }
-    return buffer;
 }
 
-INLINE int is_contiguous(const logitloss_result *result, ptrdiff_t n)
+/* n elements from a position, one after the other.  The buffer has LANES elements to spare. */
+NOINLINE static void gather(const logitloss_operand *operand, position *place, ptrdiff_t n, REAL *restrict out)
 {
-    return result->stride == sizeof(REAL) && n % LANES == 0;
+    const ptrdiff_t size = operand->axes[0].size, stride = operand->axes[0].stride;
+    if (!stride) {
+        gather_repeated(operand, place, n, out);
+        return;
+    }
+    for (ptrdiff_t done = 0, count; done < n; done += count) {
+        ptrdiff_t rows = 1, row_stride = 0;
+        count = MIN(run_length(operand, place), n - done);
+        /* Whole rows of the two innermost axes at once, where there are any. */
+        if (!place->at[0] && n - done >= 2 * size) {
+            rows = MIN((n - done) / size, operand->axes[1].size - place->at[1]);
+            row_stride = operand->axes[1].stride;
+        }
+        convert(operand, place->data, stride, count, row_stride, rows, out + done);
+        if (rows > 1) {
+            advance(operand, place, 1, rows);
+            count *= rows;
+        } else {
+            advance(operand, place, 0, count);
+        }
+    }
 }
 
-INLINE void store(const logitloss_result *result, ptrdiff_t start, ptrdiff_t n, const REAL *values)
+/* Values rounded to the half precision that the results have. */
+INLINE void round_to_half(REAL *values, ptrdiff_t n, logitloss_type type)
 {
-    char *data = result->data + start * result->stride;
-    if (result->stride == sizeof(REAL))
+    if (type == LOGITLOSS_FLOAT16)
         for (ptrdiff_t i = 0; i < n; i++)
-            ((REAL *)data)[i] = values[i];
+            values[i] = (REAL)logitloss_from_float16(logitloss_to_float16((float)values[i]));
     else
         for (ptrdiff_t i = 0; i < n; i++)
-            *(REAL *)(data + i * result->stride) = values[i];
+            values[i] = (REAL)logitloss_from_bfloat16(logitloss_to_bfloat16((float)values[i]));
+}
+
+/* An input of the passes: a block of it is read in place where it lies as they need it,
+ * and otherwise converted into the buffer and padded with zeros. */
+typedef struct {
+    const logitloss_operand *operand;
+    logitloss_type rounded_to;
+    int is_in_place; /* wherever a block is not cut by the end of the innermost axis */
+    /* A coefficient that repeats within a block is converted once: elements of more than
+     * one period, so that a block can begin anywhere in the first. */
+    ptrdiff_t period;
+    /* Where the walk stands, since most blocks follow on the one before. */
+    ptrdiff_t next;
+    position place;
+    REAL buffer[BLOCK + LANES] ALIGNED, periods[2 * BLOCK + LANES] ALIGNED;
+} input;
+
+static void convert_block(input *in, ptrdiff_t n, REAL *out)
+{
+    if (in->operand->ndim == 1) {
+        const ptrdiff_t stride = in->operand->axes[0].stride;
+        convert(in->operand, in->place.data, stride, n, 0, 1, out);
+        in->place.data += n * stride;
+    } else {
+        gather(in->operand, &in->place, n, out);
+    }
+    if (in->operand->is_rounded)
+        round_to_half(out, n, in->rounded_to);
+}
+
+/* `fetch` for all but what is contiguous from the first element to the last. */
+NOINLINE static const REAL *fetch_part(input *in, ptrdiff_t start, ptrdiff_t n)
+{
+    const logitloss_operand *operand = in->operand;
+    position *place = &in->place;
+    if (in->period)
+        return in->periods + start % in->period;
+    if (start != in->next)
+        find(operand, start, place);
+    in->next = start + n;
+    if (in->is_in_place && n % LANES == 0 && operand->ndim > 1 && n <= run_length(operand, place)
+        && (uintptr_t)place->data % sizeof(REAL) == 0) {
+        const REAL *data = (const REAL *)place->data;
+        advance(operand, place, 0, n);
+        return data;
+    }
+    /* What is computed of the padding is dropped. */
+    if (n < LANES)
+        for (int lane = 0; lane < LANES; lane++)
+            in->buffer[lane] = 0;
+    convert_block(in, n, in->buffer);
+    return in->buffer;
+}
+
+/* The input's elements start .. start + n. */
+INLINE const REAL *fetch(input *in, ptrdiff_t start, ptrdiff_t n)
+{
+    if (in->is_in_place && in->operand->ndim == 1 && n % LANES == 0)
+        return (const REAL *)in->operand->data + start;
+    return fetch_part(in, start, n);
+}
+
+/* Converts a coefficient that repeats, as far as `most` elements need it. */
+NOINLINE static void fill_periods(input *in, ptrdiff_t most)
+{
+    const logitloss_operand *operand = in->operand;
+    ptrdiff_t period = 1;
+    for (int axis = 0; axis + 1 < operand->ndim && period <= BLOCK; axis++)
+        period *= operand->axes[axis].size;
+    if (period > BLOCK)
+        return;
+    find(operand, 0, &in->place);
+    convert_block(in, period, in->periods);
+    const ptrdiff_t end = period + MIN(most, BLOCK) + LANES;
+    for (ptrdiff_t i = period; i < MIN(end, 2 * BLOCK + LANES); i++)
+        in->periods[i] = in->periods[i - period];
+    in->period = period;
+}
+
+/* Prepares to read `most` elements. */
+INLINE void open_input(input *in, const logitloss_operand *operand, logitloss_type type, ptrdiff_t most)
+{
+    const int outermost = operand->ndim - 1;
+    in->operand = operand;
+    in->rounded_to = type;
+    in->is_in_place = operand->type == REAL_TYPE && operand->axes[0].stride == sizeof(REAL) && !operand->is_swapped
+                      && !operand->is_rounded && !operand->is_overwritten
+                      && (uintptr_t)operand->data % sizeof(REAL) == 0;
+    in->period = 0;
+    in->next = -1;
+    if (outermost && !operand->axes[outermost].stride)
+        fill_periods(in, most);
+}
+
+/* Where a block of a result goes: its own memory, or a buffer from which it is stored. */
+typedef struct {
+    const logitloss_operand *operand; /* NULL if it is not written */
+    REAL *block;
+    REAL buffer[BLOCK] ALIGNED;
+} output;
+
+INLINE REAL *open_output(output *out, const logitloss_operand *operand, ptrdiff_t start, ptrdiff_t n, int is_added)
+{
+    out->operand = operand->data ? operand : NULL;
+    out->block = out->buffer;
+    /* What is added up is padded with zeros to a whole block. */
+    if (out->operand && operand->ndim == 1 && operand->axes[0].stride == sizeof(REAL) && operand->type == REAL_TYPE
+        && n % LANES == 0 && !(is_added && n < BLOCK)) {
+        char *data = operand->data + start * (ptrdiff_t)sizeof(REAL);
+        if ((uintptr_t)data % sizeof(REAL) == 0)
+            out->block = (REAL *)data;
+    }
+    return out->block;
+}
+
+NOINLINE static void store(const logitloss_operand *operand, ptrdiff_t start, ptrdiff_t n, const REAL *restrict values)
+{
+    position place;
+    find(operand, start, &place);
+    const ptrdiff_t stride = operand->axes[0].stride;
+#define STORE(ctype, convert_one)                                                \
+    if (stride == sizeof(ctype))                                                 \
+        for (ptrdiff_t i = 0; i < count; i++) {                                  \
+            const ctype value = convert_one(values[i]);                          \
+            memcpy(place.data + i * (ptrdiff_t)sizeof(ctype), &value, sizeof value); \
+        }                                                                        \
+    else                                                                         \
+        for (ptrdiff_t i = 0; i < count; i++) {                                  \
+            const ctype value = convert_one(values[i]);                          \
+            memcpy(place.data + i * stride, &value, sizeof value);               \
+        }
+    for (ptrdiff_t count; n; n -= count, values += count) {
+        count = MIN(run_length(operand, &place), n);
+#if LOGITLOSS_REAL == 32
+        if (operand->type == LOGITLOSS_FLOAT16 && stride == 2)
+            logitloss_narrow_float16(values, place.data, count);
+        else if (operand->type == LOGITLOSS_FLOAT16)
+            STORE(uint16_t, logitloss_to_float16)
+        else if (operand->type == LOGITLOSS_BFLOAT16)
+            STORE(uint16_t, logitloss_to_bfloat16)
+        else
+#endif
+            STORE(REAL, )
+        advance(operand, &place, 0, count);
+    }
+#undef STORE
+}
+
+INLINE void close_output(const output *out, ptrdiff_t start, ptrdiff_t n)
+{
+    if (out->operand && out->block == out->buffer)
+        store(out->operand, start, n, out->buffer);
 }
 
 /* 1 / divisor in two parts, which multiplies as exactly as the division divides. */
@@ -370,76 +650,149 @@ INLINE pair reciprocal(double divisor)
     return factor;
 }
 
-INLINE logitloss_sum run_blocks(const logitloss_task *task, ptrdiff_t start, ptrdiff_t stop,
-                                logitloss_operation operation, int general)
+/* Whether the reciprocal is a normal number that may stand for the divisor. */
+INLINE int has_reciprocal(double divisor)
 {
-    REAL logits[BLOCK] ALIGNED, labels[BLOCK] ALIGNED, pos_weight[BLOCK] ALIGNED, weight[BLOCK] ALIGNED;
-    REAL first_buffer[BLOCK] ALIGNED, second_buffer[BLOCK] ALIGNED;
-    const pair factor = reciprocal(task->gradient_divisor);
-    partial_sums sums;
-    if (task->reduce)
-        memset(&sums, 0, sizeof sums);
-    inputs in = {logits, labels, pos_weight, weight};
-    for (int i = 0; i < (general ? BLOCK : 1); i++) {
-        pos_weight[i] = (REAL)task->pos_weight_scalar;
-        weight[i] = (REAL)task->weight_scalar;
+    return 0x1p-100 < fabs(divisor) && fabs(divisor) < 0x1p100;
+}
+
+/* In double, since such a divisor may be beyond the range of REAL where the quotient is not.
+ * Zero stays zero where other weights are NaN or cancel. */
+NOINLINE static void divide(REAL *restrict values, const REAL *weight, int general, double divisor, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n; i++)
+        values[i] = general && weight[i] == 0 ? 0 : (REAL)(values[i] / divisor);
+}
+
+INLINE void accumulate_padded(partial_sums *sums, const REAL *values, ptrdiff_t n)
+{
+    REAL padded[BLOCK] ALIGNED;
+    if (n < BLOCK) {
+        memset(padded, 0, sizeof padded);
+        memcpy(padded, values, (size_t)n * sizeof(REAL));
+        values = padded;
     }
+    accumulate(sums, values);
+}
+
+INLINE logitloss_sum sum_of(const partial_sums *sums)
+{
+    logitloss_sum total = {0, 0};
+    for (int j = 0; j < SUMS; j++)
+        logitloss_add(&total, (logitloss_sum){sums->hi[j], sums->lo[j]});
+    return total;
+}
+
+/* The sum of the weights alone. */
+NOINLINE static logitloss_sums run_weights(const logitloss_task *task, ptrdiff_t start, ptrdiff_t stop)
+{
+    input weight;
+    partial_sums sums;
+    memset(&sums, 0, sizeof sums);
+    open_input(&weight, &task->weight, task->type, stop - start);
+    for (ptrdiff_t at = start, n; at < stop; at += n) {
+        n = MIN(stop - at, BLOCK);
+        accumulate_padded(&sums, fetch(&weight, at, n), n);
+    }
+    return (logitloss_sums){{0, 0}, sum_of(&sums)};
+}
+
+INLINE logitloss_sums run_blocks(const logitloss_task *task, ptrdiff_t start, ptrdiff_t stop, int orders, int general)
+{
+    input logits, labels, pos_weight, weight;
+    output losses, gradients, hessians;
+    partial_sums sums, weight_sums;
+    const int divides = orders & LOGITLOSS_GRADIENT && task->divisor != 1
+                        && (orders & LOGITLOSS_HESSIAN || !has_reciprocal(task->divisor));
+    const pair factor = orders & LOGITLOSS_GRADIENT ? reciprocal(divides ? 1 : task->divisor) : (pair){1, 0};
+    const int is_overwritten = task->logits.is_overwritten || task->labels.is_overwritten
+                               || task->pos_weight.is_overwritten || task->weight.is_overwritten;
+    if (task->adds_losses)
+        memset(&sums, 0, sizeof sums);
+    if (task->adds_weights)
+        memset(&weight_sums, 0, sizeof weight_sums);
+    open_input(&logits, &task->logits, task->type, stop - start);
+    open_input(&labels, &task->labels, task->type, stop - start);
+    inputs in = {NULL, NULL, pos_weight.buffer, weight.buffer};
+    if (general && task->pos_weight.data)
+        open_input(&pos_weight, &task->pos_weight, task->type, stop - start);
+    else
+        for (int i = 0; i < (general ? BLOCK : 1); i++)
+            pos_weight.buffer[i] = (REAL)task->pos_weight_value;
+    if (general && task->weight.data)
+        open_input(&weight, &task->weight, task->type, stop - start);
+    else
+        for (int i = 0; i < (general ? BLOCK : 1); i++)
+            weight.buffer[i] = (REAL)task->weight_value;
 
     for (ptrdiff_t at = start, n; at < stop; at += n) {
-        n = stop - at < BLOCK ? stop - at : BLOCK;
+        n = MIN(stop - at, BLOCK);
         /* What does not fill the last vector is a block of its own, which goes back to fill one
          * where computing elements twice does no harm. */
         if (n > LANES) {
             n -= n % LANES;
-        } else if (at - start >= LANES && !task->in_place && !task->reduce) {
+        } else if (at - start >= LANES && !is_overwritten && !task->adds_losses) {
             n = LANES;
             at = stop - n;
         }
-        in.logits = fetch(&task->logits, at, n, task->in_place, logits);
-        in.labels = fetch(&task->labels, at, n, task->in_place, labels);
+        in.logits = fetch(&logits, at, n);
+        in.labels = fetch(&labels, at, n);
         if (general && task->pos_weight.data)
-            in.pos_weight = fetch(&task->pos_weight, at, n, task->in_place, pos_weight);
+            in.pos_weight = fetch(&pos_weight, at, n);
         if (general && task->weight.data)
-            in.weight = fetch(&task->weight, at, n, task->in_place, weight);
+            in.weight = fetch(&weight, at, n);
 
-        /* What is summed up is padded with zeros to a whole block. */
-        const int first_in_place = task->first.data && is_contiguous(&task->first, n)
-                                   && !(task->reduce && n < BLOCK);
-        const int second_in_place = task->second.data && is_contiguous(&task->second, n);
-        REAL *first = first_in_place ? (REAL *)task->first.data + at : first_buffer;
-        REAL *second = second_in_place ? (REAL *)task->second.data + at : second_buffer;
-        compute(operation, in, factor, first, second, n < LANES ? LANES : n, general);
+        destination to = {NULL, NULL, NULL};
+        if (orders & LOGITLOSS_LOSS)
+            to.losses = open_output(&losses, &task->results[0], at, n, task->adds_losses);
+        if (orders & LOGITLOSS_GRADIENT)
+            to.gradients = open_output(&gradients, &task->results[1], at, n, 0);
+        if (orders & LOGITLOSS_HESSIAN)
+            to.hessians = open_output(&hessians, &task->results[2], at, n, 0);
+        const ptrdiff_t filled = n < LANES ? LANES : n;
+        compute(orders, in, factor, to, filled, general);
 
-        if (task->reduce) {
+        if (task->adds_losses) {
             for (ptrdiff_t i = n; i < BLOCK; i++)
-                first[i] = 0;
-            accumulate(&sums, first);
+                to.losses[i] = 0;
+            accumulate(&sums, to.losses);
         }
-        if (task->first.data && !first_in_place)
-            store(&task->first, at, n, first);
-        if (task->second.data && !second_in_place)
-            store(&task->second, at, n, second);
+        if (general && task->adds_weights)
+            accumulate_padded(&weight_sums, in.weight, n);
+        if (divides)
+            divide(to.gradients, in.weight, general, task->divisor, n);
+        if (orders & LOGITLOSS_LOSS)
+            close_output(&losses, at, n);
+        if (orders & LOGITLOSS_GRADIENT)
+            close_output(&gradients, at, n);
+        if (orders & LOGITLOSS_HESSIAN)
+            close_output(&hessians, at, n);
     }
 
-    logitloss_sum total = {0, 0};
-    if (task->reduce)
-        for (int j = 0; j < SUMS; j++)
-            logitloss_add(&total, (logitloss_sum){sums.hi[j], sums.lo[j]});
+    logitloss_sums total = {{0, 0}, {0, 0}};
+    if (task->adds_losses)
+        total.losses = sum_of(&sums);
+    if (task->adds_weights)
+        total.weights = sum_of(&weight_sums);
     return total;
 }
 
 /* logitloss_run_float32_avx2 and its like. */
-logitloss_sum LOGITLOSS_RUN(const logitloss_task *task, ptrdiff_t start, ptrdiff_t stop)
+logitloss_sums LOGITLOSS_RUN(const logitloss_task *task, ptrdiff_t start, ptrdiff_t stop)
 {
-    const int general = task->pos_weight.data || task->weight.data || task->weight_scalar != 1;
-#define RUN(operation) \
-    case operation: return general ? run_blocks(task, start, stop, operation, 1) \
-                                   : run_blocks(task, start, stop, operation, 0)
-    switch (task->operation) {
+    const int general = task->pos_weight.data || task->weight.data || task->weight_value != 1;
+#define RUN(orders) \
+    case orders: return general ? run_blocks(task, start, stop, orders, 1) \
+                                : run_blocks(task, start, stop, orders, 0)
+    switch (task->orders) {
+    case 0: return run_weights(task, start, stop);
         RUN(LOGITLOSS_LOSS);
-        RUN(LOGITLOSS_VALUE_AND_GRAD);
-        RUN(LOGITLOSS_GRAD_AND_HESS);
+        RUN(LOGITLOSS_LOSS | LOGITLOSS_GRADIENT);
+        RUN(LOGITLOSS_GRADIENT | LOGITLOSS_HESSIAN);
+    /* Alone they are asked for with the weight that an incoming gradient is. */
+    case LOGITLOSS_GRADIENT: return run_blocks(task, start, stop, LOGITLOSS_GRADIENT, 1);
+    case LOGITLOSS_HESSIAN: return run_blocks(task, start, stop, LOGITLOSS_HESSIAN, 1);
+    default: return run_blocks(task, start, stop, LOGITLOSS_LOSS | LOGITLOSS_GRADIENT | LOGITLOSS_HESSIAN, 1);
     }
 #undef RUN
-    return (logitloss_sum){0, 0};
 }

@@ -2,7 +2,7 @@
  * The elements for which blocks.c would leave the number range on the way to a
  * result that is inside it.  Rare, hence plain C library calls, one at a time.
  */
-#include "blocks.h"
+#include "careful.h"
 
 #include <math.h>
 

@@ -3,20 +3,39 @@
 
 import os
 
+import numpy as np
+
 cimport numpy as cnp
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
+from cpython.long cimport PyLong_AsDouble, PyLong_Check
+from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
+from cpython.ref cimport Py_INCREF
 from cython.parallel cimport prange
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memset
 
-cdef extern from "blocks.h" nogil:
+cdef extern from "numpy/arrayobject.h":
+    enum:
+        NPY_HALF
+    object PyArray_Scalar(void *data, cnp.dtype dtype, PyObject *base)
+    # It takes the reference to `dtype` away.
+    object PyArray_NewLikeArray(
+        cnp.ndarray like, cnp.NPY_ORDER order, cnp.dtype dtype, int keep_subclass
+    )
+
+cdef extern from "task.h" nogil:
     enum:
         LOGITLOSS_BLOCK
+        LOGITLOSS_MAX_AXES
         LOGITLOSS_MAX_SLICES
+        LOGITLOSS_LOSS
 
     ctypedef enum logitloss_type:
+        LOGITLOSS_FLOAT16
+        LOGITLOSS_BFLOAT16
         LOGITLOSS_FLOAT32
         LOGITLOSS_FLOAT64
+        LOGITLOSS_LONGDOUBLE
         LOGITLOSS_INT8
         LOGITLOSS_UINT8
         LOGITLOSS_INT16
@@ -26,47 +45,70 @@ cdef extern from "blocks.h" nogil:
         LOGITLOSS_INT64
         LOGITLOSS_UINT64
 
-    ctypedef enum logitloss_operation:
-        LOGITLOSS_LOSS
-        LOGITLOSS_VALUE_AND_GRAD
-        LOGITLOSS_GRAD_AND_HESS
+    ctypedef enum logitloss_reduction:
+        LOGITLOSS_NONE
+        LOGITLOSS_SUM
+        LOGITLOSS_MEAN
+        LOGITLOSS_WEIGHTED_MEAN
+
+    ctypedef struct logitloss_array:
+        char *data
+        logitloss_type type
+        bint is_swapped
+        int ndim
+        const Py_ssize_t *shape
+        const Py_ssize_t *strides
 
     ctypedef struct logitloss_operand:
-        const char *data
-        Py_ssize_t stride
-        Py_ssize_t repeat
-        Py_ssize_t period
-        logitloss_type type
-
-    ctypedef struct logitloss_result:
         char *data
-        Py_ssize_t stride
+        bint is_overwritten
 
     ctypedef struct logitloss_task:
-        logitloss_operation operation
+        Py_ssize_t size
         logitloss_operand logits
         logitloss_operand labels
         logitloss_operand pos_weight
         logitloss_operand weight
-        double pos_weight_scalar
-        double weight_scalar
-        logitloss_result first
-        logitloss_result second
-        double gradient_divisor
-        bint in_place
-        bint reduce
 
-    ctypedef struct logitloss_sum:
-        double hi
-        double lo
+    ctypedef struct logitloss_arrays:
+        logitloss_array logits
+        logitloss_array labels
+        logitloss_array pos_weight
+        logitloss_array weight
+        double pos_weight_value
+        double weight_value
+        logitloss_array results[3]
 
-    ctypedef logitloss_sum logitloss_run(
-        const logitloss_task *task, Py_ssize_t start, Py_ssize_t stop
+    ctypedef struct logitloss_sums:
+        pass
+
+    ctypedef logitloss_sums logitloss_execute(
+        const logitloss_task *task, void *context
     ) noexcept nogil
 
+    bint logitloss_plan(
+        logitloss_task *task, const logitloss_arrays *arrays, logitloss_type type, int orders
+    ) noexcept
+    double logitloss_compute(
+        logitloss_task *task,
+        logitloss_reduction reduction,
+        double divisor,
+        logitloss_execute *execute,
+        void *context,
+    ) noexcept
+    void logitloss_write(double value, logitloss_type type, void *to) noexcept
+    bint logitloss_overlaps_itself(const logitloss_array *array) noexcept
+    bint logitloss_may_overlap(
+        const logitloss_array *first, const logitloss_array *second
+    ) noexcept
+    bint logitloss_is_same(const logitloss_array *first, const logitloss_array *second) noexcept
     Py_ssize_t logitloss_slice(Py_ssize_t size) noexcept
-    void logitloss_add(logitloss_sum *sum, logitloss_sum term) noexcept
-    double logitloss_value(logitloss_sum sum) noexcept
+    void logitloss_add_both(logitloss_sums *sums, const logitloss_sums *terms) noexcept
+
+cdef extern from "blocks.h" nogil:
+    ctypedef logitloss_sums logitloss_run(
+        const logitloss_task *task, Py_ssize_t start, Py_ssize_t stop
+    ) noexcept nogil
 
     logitloss_run logitloss_run_float32_baseline, logitloss_run_float64_baseline
 
@@ -85,7 +127,7 @@ cdef extern from *:
 cdef extern from "xla.h" nogil:
     void *logitloss_xla_handler(logitloss_run *float32, logitloss_run *float64) noexcept
 
-cdef extern from "runtime.h" nogil:
+cdef extern from "threads.h" nogil:
     const int LOGITLOSS_OPENMP
     int omp_get_max_threads() noexcept
     int omp_get_num_procs() noexcept
@@ -98,10 +140,12 @@ cdef extern from "runtime.h" nogil:
 cnp.import_array()
 logitloss_watch_forks()
 
-LOSS = LOGITLOSS_LOSS
-VALUE_AND_GRAD = LOGITLOSS_VALUE_AND_GRAD
-GRAD_AND_HESS = LOGITLOSS_GRAD_AND_HESS
 BLOCK = LOGITLOSS_BLOCK
+
+cdef enum:
+    MOST_RESULTS = 3
+    # Those that have had their numbers since NumPy 1.
+    NUMPY_TYPES = cnp.NPY_NTYPES_LEGACY
 OPENMP = LOGITLOSS_OPENMP
 
 cdef logitloss_run *_run_float32
@@ -200,13 +244,22 @@ cdef int _threads() noexcept nogil:
     return threads
 
 
-cdef logitloss_sum _execute(
-    const logitloss_task *task, Py_ssize_t size, logitloss_run *run
+cdef logitloss_sums _execute(const logitloss_task *task, void *context) noexcept nogil:
+    """Run all of a task by the kernel that `context` is."""
+    cdef logitloss_run *run = <logitloss_run *>context
+    cdef Py_ssize_t width = logitloss_slice(task.size)
+    if task.size <= width:
+        return run(task, 0, task.size)
+    return _execute_slices(task, run, width)
+
+
+cdef logitloss_sums _execute_slices(
+    const logitloss_task *task, logitloss_run *run, Py_ssize_t width
 ) noexcept nogil:
-    """Run all of a task and return the sum of the losses, if it asks for one."""
-    cdef logitloss_sum sums[LOGITLOSS_MAX_SLICES]
-    cdef logitloss_sum total = [0, 0]
-    cdef Py_ssize_t width = logitloss_slice(size)
+    """Share the slices of a task among threads, and add up their sums in order."""
+    cdef logitloss_sums sums[LOGITLOSS_MAX_SLICES]
+    cdef logitloss_sums total
+    cdef Py_ssize_t size = task.size
     cdef Py_ssize_t slices = (size + width - 1) // width
     cdef Py_ssize_t i
     cdef int threads = 1 if size < _parallel_size else _threads()
@@ -218,363 +271,399 @@ cdef logitloss_sum _execute(
     else:
         for i in range(slices):
             sums[i] = run(task, i * width, min(size, (i + 1) * width))
+    memset(&total, 0, sizeof(total))
     for i in range(slices):
-        logitloss_add(&total, sums[i])
+        logitloss_add_both(&total, &sums[i])
     return total
 
 
-cdef inline bint _is_plain(cnp.ndarray array) noexcept:
-    return (
-        cnp.PyArray_IS_C_CONTIGUOUS(array)
-        and cnp.PyArray_ISALIGNED(array)
-        and cnp.PyArray_ISNOTSWAPPED(array)
-    )
+# What the kernel calls each of NumPy's types; -1 for those that it does not know.
+cdef int _types[NUMPY_TYPES]
+# bfloat16 comes from ml_dtypes, which registers it with NumPy under a number of its own.
+cdef int _bfloat16 = -1
 
 
-cdef inline bint _same_sizes(
-    const cnp.npy_intp *first, const cnp.npy_intp *second, int ndim
-) noexcept:
-    # An array without dimensions may have none to point to.
-    return ndim == 0 or not memcmp(first, second, ndim * sizeof(cnp.npy_intp))
+cdef int _set_types() except -1:
+    cdef int number
+    for number in range(NUMPY_TYPES):
+        _types[number] = -1
+    _types[<int>cnp.NPY_BOOL] = LOGITLOSS_UINT8
+    _types[NPY_HALF] = LOGITLOSS_FLOAT16
+    _types[<int>cnp.NPY_FLOAT] = LOGITLOSS_FLOAT32
+    _types[<int>cnp.NPY_DOUBLE] = LOGITLOSS_FLOAT64
+    _types[<int>cnp.NPY_LONGDOUBLE] = LOGITLOSS_LONGDOUBLE
+    # Which of C's integers has how many bytes differs between platforms.
+    for code in "bBhHiIlLqQ":
+        dtype = np.dtype(code)
+        _types[dtype.num] = {
+            "i1": LOGITLOSS_INT8, "u1": LOGITLOSS_UINT8,
+            "i2": LOGITLOSS_INT16, "u2": LOGITLOSS_UINT16,
+            "i4": LOGITLOSS_INT32, "u4": LOGITLOSS_UINT32,
+            "i8": LOGITLOSS_INT64, "u8": LOGITLOSS_UINT64,
+        }[f"{dtype.kind}{dtype.itemsize}"]
+    return 0
 
 
-cdef bint _describe_plain(logitloss_task *task, object labels, object logits) noexcept:
-    """Fill in labels and logits in the commonest case, or return False if it is another one.
+_set_types()
 
-    Two plain contiguous arrays of the same shape, logits of a floating type and labels of
-    the same or of an integer one, for which a call costs no more than an addition: no
-    checks beyond these are needed.
+
+cdef int _type_of(cnp.ndarray array) except -2:
+    global _bfloat16
+    cdef int number = cnp.PyArray_TYPE(array)
+    if number < NUMPY_TYPES:
+        return _types[number]
+    if _bfloat16 < 0 and array.dtype.name == "bfloat16":
+        _bfloat16 = number
+    return LOGITLOSS_BFLOAT16 if number == _bfloat16 else -1
+
+
+class BFloat16Bits(np.ndarray):
+    """The memory of bfloat16 numbers as int16, for callers who have no such dtype in NumPy.
+
+    Results beside it are int16 as well: plain arrays, and numbers.
     """
-    cdef cnp.ndarray x, z
-    cdef int kind, ndim, labels_type
-    if not (cnp.PyArray_CheckExact(logits) and cnp.PyArray_CheckExact(labels)):
+
+
+cdef int _number_of(logitloss_type type, bint as_bits=False) noexcept:
+    """NumPy's number of a type that results have."""
+    if type == LOGITLOSS_FLOAT32:
+        return cnp.NPY_FLOAT
+    if type == LOGITLOSS_FLOAT16:
+        return NPY_HALF
+    if type == LOGITLOSS_BFLOAT16:
+        return <int>cnp.NPY_SHORT if as_bits else _bfloat16
+    return cnp.NPY_DOUBLE
+
+
+cdef inline bint _describe(logitloss_array *described, object value) except -1:
+    """Say what an array is, or return False if it is none that the kernel reads."""
+    cdef cnp.ndarray array
+    cdef int kind
+    if cnp.PyArray_CheckExact(value):
+        kind = _type_of(<cnp.ndarray>value)
+    elif type(value) is BFloat16Bits:
+        kind = LOGITLOSS_BFLOAT16
+    else:
         return False
-    x = <cnp.ndarray>logits
-    z = <cnp.ndarray>labels
-    kind = cnp.PyArray_TYPE(x)
-    ndim = cnp.PyArray_NDIM(x)
-    if (
-        (kind != cnp.NPY_FLOAT and kind != cnp.NPY_DOUBLE)
-        or cnp.PyArray_NDIM(z) != ndim
-        or not _same_sizes(cnp.PyArray_DIMS(x), cnp.PyArray_DIMS(z), ndim)
-        or not _is_plain(x)
-        or not _is_plain(z)
-    ):
+    if kind < 0:
         return False
-    task.logits.type = LOGITLOSS_FLOAT32 if kind == cnp.NPY_FLOAT else LOGITLOSS_FLOAT64
-    task.labels.type = task.logits.type
-    if cnp.PyArray_TYPE(z) != kind:
-        labels_type = _type_of(z)
-        if labels_type < 0 or cnp.PyArray_ISFLOAT(z):
-            return False
-        task.labels.type = <logitloss_type>labels_type
-    task.logits.data = cnp.PyArray_BYTES(x)
-    task.labels.data = cnp.PyArray_BYTES(z)
-    task.logits.stride = cnp.PyArray_ITEMSIZE(x)
-    task.labels.stride = cnp.PyArray_ITEMSIZE(z)
-    task.logits.repeat = task.labels.repeat = 1
-    task.logits.period = task.labels.period = max(cnp.PyArray_SIZE(x), 1)
-    task.in_place = False
+    array = <cnp.ndarray>value
+    described.type = <logitloss_type>kind
+    described.data = cnp.PyArray_BYTES(array)
+    described.is_swapped = not cnp.PyArray_ISNOTSWAPPED(array)
+    described.ndim = cnp.PyArray_NDIM(array)
+    described.shape = <const Py_ssize_t *>cnp.PyArray_DIMS(array)
+    described.strides = <const Py_ssize_t *>cnp.PyArray_STRIDES(array)
     return True
 
 
-cdef inline object _add_plain_coefficient(
-    logitloss_operand *operand, double *scalar, object value, object logits
-):
-    """Let a task have a number, or a plain array of its type that varies along adjacent axes.
-
-    Returns what must stay alive until the task has been run, or None in any other case.
-    """
+cdef inline bint _describe_coefficient(
+    logitloss_array *described, double *number, object value
+) except -1:
+    """Say what an array or a number is, or return False if it is neither."""
+    described.data = NULL
     if PyFloat_Check(value):
-        operand.data = NULL
-        scalar[0] = PyFloat_AS_DOUBLE(value)
-        return value
-    return _add_uncommon_coefficient(operand, scalar, value, logits)
-
-
-cdef object _add_uncommon_coefficient(
-    logitloss_operand *operand, double *scalar, object value, cnp.ndarray logits
-):
-    cdef cnp.ndarray array
-    cdef cnp.npy_intp *sizes
-    cdef cnp.npy_intp *goal
-    cdef cnp.npy_intp length
-    cdef Py_ssize_t nbytes, done = 0
-    cdef int missing, first = 0, last
-    operand.data = NULL
-    if type(value) is int:
+        number[0] = PyFloat_AS_DOUBLE(value)
+        return True
+    if cnp.PyArray_Check(value):
+        return _describe(described, value)
+    if PyLong_Check(value):
         try:
-            scalar[0] = value
+            number[0] = PyLong_AsDouble(value)
         except OverflowError:
-            return None
+            return False
+        return True
+    if isinstance(value, _NUMBERS):
+        number[0] = value
+        return True
+    return False
+
+
+_NUMBERS = np.bool_, np.integer, np.float16, np.float32
+
+# The string that callers get by default, which is recognised without being looked up.
+cdef str _NOT_REDUCED = "none"
+cdef dict _REDUCTIONS = {
+    _NOT_REDUCED: LOGITLOSS_NONE,
+    "sum": LOGITLOSS_SUM,
+    "total": LOGITLOSS_SUM,
+    "mean": LOGITLOSS_MEAN,
+    "weighted_mean": LOGITLOSS_WEIGHTED_MEAN,
+}
+
+
+REDUCTIONS = tuple(_REDUCTIONS)
+
+
+cdef inline int _result_type(logitloss_type labels, logitloss_type logits) noexcept:
+    """The promotion of the floating types, where integer logits count as float64; or -1.
+
+    There is none of the two half precisions, and for long double there is the formula.
+    """
+    if logits > LOGITLOSS_LONGDOUBLE:
+        logits = LOGITLOSS_FLOAT64
+    if labels > LOGITLOSS_LONGDOUBLE or labels == logits:
+        labels = logits
+    elif labels < LOGITLOSS_FLOAT32 and logits < LOGITLOSS_FLOAT32:
+        return -1
+    elif labels < logits:
+        labels = logits
+    return -1 if labels == LOGITLOSS_LONGDOUBLE else labels
+
+
+cdef object _allocate(cnp.ndarray logits, int number):
+    """An array like the logits, in their memory order: straight on for Fortran arrays, too."""
+    cdef bint is_c = cnp.PyArray_IS_C_CONTIGUOUS(logits)
+    cdef cnp.dtype dtype
+    if is_c or cnp.PyArray_IS_F_CONTIGUOUS(logits):
+        return cnp.PyArray_EMPTY(
+            cnp.PyArray_NDIM(logits), cnp.PyArray_DIMS(logits), number, not is_c
+        )
+    dtype = cnp.PyArray_DescrFromType(number)
+    Py_INCREF(dtype)
+    return PyArray_NewLikeArray(logits, cnp.NPY_KEEPORDER, dtype, False)
+
+
+cdef inline bint _is_output(object out, logitloss_array *described, logitloss_type type) except -1:
+    """Describe an array that results of this type can be written to; False for any other."""
+    return (
+        _describe(described, out)
+        and described.type == type
+        and not described.is_swapped
+        and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out)
+        and (
+            cnp.PyArray_ISONESEGMENT(<cnp.ndarray>out) or not logitloss_overlaps_itself(described)
+        )
+    )
+
+
+def overlaps_itself(cnp.ndarray array):
+    """Whether two elements of an array lie in the same memory."""
+    cdef logitloss_array described
+    _describe(&described, np.asarray(array))
+    # Long double, which the kernel does not write, lies in memory like any other type.
+    return logitloss_overlaps_itself(&described)
+
+
+# Whether arrays share memory is an NP-hard question: past so much work, it is presumed.
+cdef object _MAX_WORK = 1000
+
+
+cdef bint _share_memory(
+    object first,
+    const logitloss_array *first_described,
+    object second,
+    const logitloss_array *second_described,
+) except -1:
+    return logitloss_may_overlap(first_described, second_described) and np.may_share_memory(
+        first, second, max_work=_MAX_WORK
+    )
+
+
+cdef object _separate(
+    object value,
+    logitloss_array *described,
+    tuple outs,
+    const logitloss_array *given,
+    bint *is_overwritten,
+):
+    """An input, or a copy if an output overlaps it in any other way than element on element."""
+    cdef Py_ssize_t index
+    is_overwritten[0] = False
+    if described.data == NULL:
         return value
-    if not (
-        cnp.PyArray_CheckExact(value)
-        and cnp.PyArray_TYPE(value) == cnp.PyArray_TYPE(logits)
-        and _is_plain(value)
-    ):
-        return None
-    array = <cnp.ndarray>value
-    last = cnp.PyArray_NDIM(array)
-    missing = cnp.PyArray_NDIM(logits) - last
-    if missing < 0 or not cnp.PyArray_SIZE(logits):
-        return None
-    sizes = cnp.PyArray_DIMS(array)
-    goal = cnp.PyArray_DIMS(logits) + missing
-    operand.repeat = 1
-    while last and sizes[last - 1] == 1:
-        last -= 1
-        operand.repeat *= goal[last]
-    while first < last and sizes[first] == 1:
-        first += 1
-    if not _same_sizes(sizes + first, goal + first, last - first):
-        return None
-    operand.period = cnp.PyArray_SIZE(array)
-    if operand.period == 1:
-        scalar[0] = array.item()
-        return value
-    operand.stride = cnp.PyArray_ITEMSIZE(array)
-    operand.type = <logitloss_type>_type_of(array)
-    if operand.repeat == 1 and operand.period < cnp.PyArray_SIZE(logits):
-        # The kernel reads past the end of a period: see blocks.h.
-        nbytes = cnp.PyArray_NBYTES(array)
-        length = operand.period + LOGITLOSS_BLOCK
-        value = cnp.PyArray_EMPTY(1, &length, cnp.PyArray_TYPE(array), 0)
-        length *= operand.stride
-        while done < length:
-            memcpy(
-                cnp.PyArray_BYTES(value) + done,
-                cnp.PyArray_BYTES(array),
-                min(nbytes, length - done),
-            )
-            done += nbytes
-    operand.data = cnp.PyArray_BYTES(value)
+    for index in range(len(outs)):
+        if logitloss_is_same(described, &given[index]):
+            is_overwritten[0] = True
+        elif _share_memory(value, described, outs[index], &given[index]):
+            value = value.copy(order="K")
+            _describe(described, value)
+            is_overwritten[0] = False
+            break
     return value
 
 
-def plain_loss(object labels, object logits, object pos_weight, object weight=None):
-    """The elementwise loss in the commonest case, or None if it is another one."""
-    cdef logitloss_task task
-    cdef logitloss_run *kernel
-    cdef cnp.ndarray result
-    cdef Py_ssize_t size
-    if not _describe_plain(&task, labels, logits):
-        return None
-    pos_weight = _add_plain_coefficient(
-        &task.pos_weight, &task.pos_weight_scalar, pos_weight, logits
-    )
-    weight = _add_plain_coefficient(
-        &task.weight, &task.weight_scalar, 1.0 if weight is None else weight, logits
-    )
-    if pos_weight is None or weight is None:
-        return None
-    size = cnp.PyArray_SIZE(logits)
-    result = cnp.PyArray_EMPTY(
-        cnp.PyArray_NDIM(logits), cnp.PyArray_DIMS(logits), cnp.PyArray_TYPE(logits), 0
-    )
-    task.operation = LOGITLOSS_LOSS
-    task.first.data = cnp.PyArray_BYTES(result)
-    task.first.stride = task.logits.stride
-    task.second.data = NULL
-    task.gradient_divisor = 1
-    task.reduce = False
-    kernel = _run_float32 if task.logits.type == LOGITLOSS_FLOAT32 else _run_float64
-    if size < _nogil_size:
-        kernel(&task, 0, size)
+cdef object _number(double value, logitloss_type type, int number):
+    cdef double memory
+    logitloss_write(value, type, &memory)
+    return PyArray_Scalar(&memory, cnp.PyArray_DescrFromType(number), NULL)
+
+
+cdef struct call:
+    # What is known of a call once its arguments have been looked at.
+    logitloss_arrays arrays
+    # Of the results, as the kernel and as NumPy call it.
+    logitloss_type type
+    int number
+    logitloss_reduction reduction
+    double divisor
+    bint is_total
+
+
+cdef bint _look_at(
+    call *it, object labels, object logits, object pos_weight, object weight, object reduction
+) except -1:
+    """Say what was passed, or return False if something has to be converted or refused."""
+    cdef int order, kind
+    it.is_total = False
+    it.divisor = 1
+    if reduction is _NOT_REDUCED:
+        it.reduction = LOGITLOSS_NONE
+    elif isinstance(reduction, str) and reduction in _REDUCTIONS:
+        it.reduction = _REDUCTIONS[reduction]
+        it.is_total = reduction == "total"
+    elif PyFloat_Check(reduction):
+        it.reduction = LOGITLOSS_SUM
+        it.divisor = reduction
     else:
-        with nogil:
-            _execute(&task, size, kernel)
-    # Like NumPy's own functions: a scalar for a 0-d result.
-    return result if cnp.PyArray_NDIM(result) else result[()]
-
-
-cdef bint _overlap(const char *first, const char *second, Py_ssize_t nbytes) noexcept:
-    return first < second + nbytes and second < first + nbytes
-
-
-cdef bint _add_result(
-    logitloss_result *result, logitloss_task *task, object array, object logits
-) noexcept:
-    """Let `result` be `array`, or return False if it cannot be written to straight on."""
-    cdef char *data
-    cdef Py_ssize_t nbytes
-    result.data = NULL
-    if array is None:
-        return True
+        return False
+    for order in range(MOST_RESULTS):
+        it.arrays.results[order].data = NULL
     if not (
-        cnp.PyArray_CheckExact(array)
-        and cnp.PyArray_TYPE(array) == cnp.PyArray_TYPE(logits)
-        and cnp.PyArray_NDIM(array) == cnp.PyArray_NDIM(logits)
-        and _same_sizes(
-            cnp.PyArray_DIMS(array), cnp.PyArray_DIMS(logits), cnp.PyArray_NDIM(logits)
+        _describe(&it.arrays.logits, logits)
+        and _describe(&it.arrays.labels, labels)
+        and _describe_coefficient(&it.arrays.pos_weight, &it.arrays.pos_weight_value, pos_weight)
+        and _describe_coefficient(
+            &it.arrays.weight, &it.arrays.weight_value, 1.0 if weight is None else weight
         )
-        and cnp.PyArray_ISWRITEABLE(array)
-        and _is_plain(array)
     ):
         return False
-    data = cnp.PyArray_BYTES(array)
-    nbytes = cnp.PyArray_NBYTES(array)
-    if (
-        _overlap(data, task.logits.data, nbytes)
-        or _overlap(data, task.labels.data, nbytes)
-        or _overlap(data, task.pos_weight.data, nbytes)
-        or _overlap(data, task.weight.data, nbytes)
-    ):
+    kind = _result_type(it.arrays.labels.type, it.arrays.logits.type)
+    if kind < 0:
         return False
-    result.data = data
-    result.stride = task.logits.stride
+    it.type = <logitloss_type>kind
+    it.number = _number_of(it.type, kind == LOGITLOSS_BFLOAT16 and type(logits) is BFloat16Bits)
     return True
 
 
-def plain_run(
-    int operation,
+cdef bint _run(call *it, int orders, const bint *overwritten, double *value) noexcept:
+    """Compute, or return False if the shapes do not fit."""
+    cdef logitloss_task task
+    cdef void *run = <void *>(
+        _run_float64 if it.type == LOGITLOSS_FLOAT64 else _run_float32
+    )
+    if not logitloss_plan(&task, &it.arrays, it.type, orders):
+        return False
+    if overwritten != NULL:
+        task.logits.is_overwritten = overwritten[0]
+        task.labels.is_overwritten = overwritten[1]
+        task.pos_weight.is_overwritten = overwritten[2]
+        task.weight.is_overwritten = overwritten[3]
+    if task.size < _nogil_size:
+        value[0] = logitloss_compute(&task, it.reduction, it.divisor, _execute, run)
+    else:
+        with nogil:
+            value[0] = logitloss_compute(&task, it.reduction, it.divisor, _execute, run)
+    return True
+
+
+_LOSS = (0,)
+
+
+def loss(
     object labels,
     object logits,
     object pos_weight,
     object weight,
-    object first,
-    object second,
-    double gradient_divisor,
-    bint reduce,
+    object reduction,
+    object out,
+    object name,
 ):
-    """What `run` does, for arguments as of `plain_loss`: the sum as one number, or None.
+    """`compute` of the loss alone, with no tuples around it, for the shortest calls.
 
-    The results, which may be None, are plain arrays of the same type and shape.
+    NumPy has no use for the name, but None is returned where it is not one.
     """
-    cdef logitloss_task task
-    cdef logitloss_run *kernel
-    cdef logitloss_sum total
-    cdef Py_ssize_t size
-    if not _describe_plain(&task, labels, logits):
+    cdef call it
+    cdef double value
+    cdef object result = None
+    if not (name is None or isinstance(name, str)):
         return None
-    pos_weight = _add_plain_coefficient(
-        &task.pos_weight, &task.pos_weight_scalar, pos_weight, logits
-    )
-    weight = _add_plain_coefficient(
-        &task.weight, &task.weight_scalar, 1.0 if weight is None else weight, logits
-    )
-    if (
-        pos_weight is None
-        or weight is None
-        or not _add_result(&task.first, &task, first, logits)
-        or not _add_result(&task.second, &task, second, logits)
-    ):
+    if out is not None:
+        result = compute(_LOSS, labels, logits, pos_weight, weight, reduction, (out,))
+        return result if result is None else out
+    if not _look_at(&it, labels, logits, pos_weight, weight, reduction):
         return None
-    size = cnp.PyArray_SIZE(logits)
-    if (
-        task.first.data != NULL
-        and task.second.data != NULL
-        and _overlap(task.first.data, task.second.data, cnp.PyArray_NBYTES(logits))
-    ):
+    if it.reduction == LOGITLOSS_NONE:
+        result = _allocate(<cnp.ndarray>logits, it.number)
+        _describe(&it.arrays.results[0], result)
+        it.arrays.results[0].type = it.type
+    if not _run(&it, LOGITLOSS_LOSS, NULL, &value):
         return None
-    task.operation = <logitloss_operation>operation
-    task.gradient_divisor = gradient_divisor
-    task.reduce = reduce
-    kernel = _run_float32 if task.logits.type == LOGITLOSS_FLOAT32 else _run_float64
-    with nogil:
-        total = _execute(&task, size, kernel)
-    return logitloss_value(total)
+    return _finished(&it, 0, result, value)
 
 
-cdef int _type_of(cnp.ndarray array) noexcept:
-    """What the kernel calls the type of an array; -1 for one that it does not know."""
-    cdef char kind = array.descr.kind
-    cdef int itemsize = cnp.PyArray_ITEMSIZE(array)
-    if kind == c"f" and itemsize == 4:
-        return LOGITLOSS_FLOAT32
-    if kind == c"f" and itemsize == 8:
-        return LOGITLOSS_FLOAT64
-    if kind == c"b" or (kind == c"u" and itemsize == 1):
-        return LOGITLOSS_UINT8
-    if kind == c"u" and itemsize == 2:
-        return LOGITLOSS_UINT16
-    if kind == c"u" and itemsize == 4:
-        return LOGITLOSS_UINT32
-    if kind == c"u" and itemsize == 8:
-        return LOGITLOSS_UINT64
-    if kind == c"i" and itemsize == 1:
-        return LOGITLOSS_INT8
-    if kind == c"i" and itemsize == 2:
-        return LOGITLOSS_INT16
-    if kind == c"i" and itemsize == 4:
-        return LOGITLOSS_INT32
-    if kind == c"i" and itemsize == 8:
-        return LOGITLOSS_INT64
-    return -1
+cdef inline object _finished(const call *it, int order, object result, double value):
+    """A result that was allocated here, as NumPy's own functions return it."""
+    if order == 0 and it.reduction != LOGITLOSS_NONE:
+        if it.is_total:
+            return _number(value, LOGITLOSS_FLOAT64, cnp.NPY_DOUBLE)
+        return _number(value, it.type, it.number)
+    return result if it.arrays.logits.ndim else result[()]
 
 
-cdef int _set_operand(logitloss_operand *operand, cnp.ndarray array) except -1:
-    cdef int type = _type_of(array)
-    if type < 0:
-        raise AssertionError(f"no kernel for {array.dtype}")
-    operand.type = <logitloss_type>type
-    operand.data = cnp.PyArray_BYTES(array)
-    operand.stride = cnp.PyArray_STRIDE(array, 0)
-    operand.repeat = 1
-    operand.period = max(cnp.PyArray_DIM(array, 0), 1)
-    return 0
-
-
-cdef int _set_coefficient(logitloss_operand *operand, double *scalar, object value) except -1:
-    operand.data = NULL
-    if isinstance(value, float):
-        scalar[0] = value
-        return 0
-    array, repeat, period = value
-    _set_operand(operand, array)
-    operand.repeat = repeat
-    operand.period = period
-    return 0
-
-
-def run(
-    int operation,
-    cnp.ndarray labels,
-    cnp.ndarray logits,
+def compute(
+    tuple orders,
+    object labels,
+    object logits,
     object pos_weight,
     object weight,
-    cnp.ndarray first,
-    cnp.ndarray second,
-    double gradient_divisor,
-    bint in_place,
-    bint reduce,
-    bint is_float32,
+    object reduction,
+    object outs,
 ):
-    """Run one operation over one-dimensional arrays; return the sum of the losses as a pair.
+    """Compute derivatives of the loss by the logits, of these orders, of NumPy arrays.
 
-    Arrays are aligned and in native byte order; `first` and `second`, of the type the
-    kernel computes in, receive the results and may be None.  A coefficient is a float
-    or a tuple (array, repeat, period): element i is ``array[i // repeat % period]``.
+    Returns a tuple of results, or None for arguments that have to be converted or refused:
+    then nothing has been written. A reduction is one of the public names, "total" for a sum of
+    float64, or what the sum is divided by.
     """
-    cdef logitloss_task task
-    cdef Py_ssize_t size = cnp.PyArray_DIM(logits, 0)
-    cdef logitloss_run *kernel = _run_float32 if is_float32 else _run_float64
-    cdef logitloss_sum total
-    task.operation = <logitloss_operation>operation
-    _set_operand(&task.labels, labels)
-    _set_operand(&task.logits, logits)
-    _set_coefficient(&task.pos_weight, &task.pos_weight_scalar, pos_weight)
-    _set_coefficient(&task.weight, &task.weight_scalar, weight)
-    task.first.data = task.second.data = NULL
-    if first is not None:
-        task.first.data = cnp.PyArray_BYTES(first)
-        task.first.stride = cnp.PyArray_STRIDE(first, 0)
-    if second is not None:
-        task.second.data = cnp.PyArray_BYTES(second)
-        task.second.stride = cnp.PyArray_STRIDE(second, 0)
-    task.gradient_divisor = gradient_divisor
-    task.in_place = in_place
-    task.reduce = reduce
-    with nogil:
-        total = _execute(&task, size, kernel)
-    return total.hi, total.lo
+    cdef call it
+    cdef logitloss_array given[MOST_RESULTS]
+    cdef bint overwritten[4]
+    cdef bint is_number
+    cdef double value
+    cdef int order, wanted = 0
+    cdef Py_ssize_t index, count = len(orders)
+    cdef list results
+    if not _look_at(&it, labels, logits, pos_weight, weight, reduction):
+        return None
+    if outs is not None and not (isinstance(outs, tuple) and len(<tuple>outs) == count):
+        return None
 
+    results = [None] * count if outs is None else list(outs)
+    for index in range(count):
+        order = orders[index]
+        wanted |= 1 << order
+        is_number = order == 0 and it.reduction != LOGITLOSS_NONE
+        if outs is not None:
+            if not _is_output(results[index], &given[index], it.type):
+                return None
+            if is_number and given[index].ndim:
+                return None
+        elif not is_number:
+            results[index] = _allocate(<cnp.ndarray>logits, it.number)
+            _describe(&given[index], results[index])
+            given[index].type = it.type
+        if not is_number:
+            it.arrays.results[order] = given[index]
+    if outs is None:
+        if not _run(&it, wanted, NULL, &value):
+            return None
+        for index in range(count):
+            results[index] = _finished(&it, orders[index], results[index], value)
+        return tuple(results)
 
-def add(tuple sum, tuple term):
-    """Add two sums that `run` returned."""
-    cdef logitloss_sum total = logitloss_sum(sum[0], sum[1])
-    logitloss_add(&total, logitloss_sum(term[0], term[1]))
-    return total.hi, total.lo
+    for index in range(1, count):
+        if _share_memory(results[0], &given[0], results[index], &given[index]):
+            return None
+    logits = _separate(logits, &it.arrays.logits, outs, given, &overwritten[0])
+    labels = _separate(labels, &it.arrays.labels, outs, given, &overwritten[1])
+    pos_weight = _separate(pos_weight, &it.arrays.pos_weight, outs, given, &overwritten[2])
+    weight = _separate(weight, &it.arrays.weight, outs, given, &overwritten[3])
+    if not _run(&it, wanted, overwritten, &value):
+        return None
+    if orders[0] == 0 and it.reduction != LOGITLOSS_NONE:
+        logitloss_write(value, it.type, cnp.PyArray_BYTES(<cnp.ndarray>results[0]))
+    return outs
 
 
 def xla_handler():

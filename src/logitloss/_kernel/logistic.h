@@ -4,7 +4,7 @@
  * blocks.c is compiled once for each type, so that both run the same algorithm
  * and differ in the constants below only.  Every function is branch-free: the
  * compiler vectorises the loops that call it.  docs/numerics.md derives the
- * formulas, constants.py beside this file the polynomials.
+ * formulas, tools/constants.py the polynomials.
  *
  * With m = |x| and e = exp(-m), everything follows from e:
  *

@@ -130,20 +130,24 @@ typedef struct {
     attributes attributes;
 } call;
 
-enum { METADATA_EXTENSION = 1, EXECUTE_STAGE = 3, FLOAT32 = 11, INVALID_ARGUMENT = 3, RESOURCE_EXHAUSTED = 8 };
+enum { METADATA_EXTENSION = 1, EXECUTE_STAGE = 3, INVALID_ARGUMENT = 3 };
 
 /* The kernel's types by XLA's numbers for them, which begin with its bool. */
-static const struct {
-    logitloss_type type;
-    ptrdiff_t stride;
-} types[] = {
-    {0}, {LOGITLOSS_UINT8, 1}, {LOGITLOSS_INT8, 1}, {LOGITLOSS_INT16, 2}, {LOGITLOSS_INT32, 4},
-    {LOGITLOSS_INT64, 8}, {LOGITLOSS_UINT8, 1}, {LOGITLOSS_UINT16, 2}, {LOGITLOSS_UINT32, 4},
-    {LOGITLOSS_UINT64, 8}, {0}, {LOGITLOSS_FLOAT32, 4}, {LOGITLOSS_FLOAT64, 8},
+static const logitloss_type types[] = {
+    LOGITLOSS_TYPES, LOGITLOSS_UINT8, LOGITLOSS_INT8, LOGITLOSS_INT16, LOGITLOSS_INT32, LOGITLOSS_INT64,
+    LOGITLOSS_UINT8, LOGITLOSS_UINT16, LOGITLOSS_UINT32, LOGITLOSS_UINT64, LOGITLOSS_FLOAT16,
+    LOGITLOSS_FLOAT32, LOGITLOSS_FLOAT64, LOGITLOSS_TYPES, LOGITLOSS_TYPES, LOGITLOSS_TYPES,
+    LOGITLOSS_BFLOAT16,
 };
 
+static logitloss_type type_of(const buffer *values)
+{
+    const int known = values->type > 0 && values->type < (int)(sizeof types / sizeof *types);
+    return known ? types[values->type] : LOGITLOSS_TYPES;
+}
+
 /* What jax.py passes; attributes come in alphabetical order. */
-enum { DIVISOR, OPERATION, POS_WEIGHT_PERIOD, POS_WEIGHT_REPEAT, REDUCE, WEIGHT_PERIOD, WEIGHT_REPEAT, ATTRIBUTES };
+enum { ORDERS, REDUCTION, ATTRIBUTES };
 enum { LABELS, LOGITS, POS_WEIGHT, WEIGHT, ARGUMENTS };
 
 enum {
@@ -152,11 +156,11 @@ enum {
 };
 
 typedef struct {
-    logitloss_task task;
+    const logitloss_task *task;
     logitloss_run *run;
-    ptrdiff_t size, width, slices;
+    ptrdiff_t width, slices;
     atomic_ptrdiff_t next, finished, owners;
-    logitloss_sum sums[LOGITLOSS_MAX_SLICES];
+    logitloss_sums sums[LOGITLOSS_MAX_SLICES];
 } job;
 
 static logitloss_run *run_float32, *run_float64;
@@ -165,7 +169,7 @@ static void work(job *job)
 {
     for (ptrdiff_t i; (i = atomic_fetch_add(&job->next, 1)) < job->slices;) {
         const ptrdiff_t start = i * job->width, stop = start + job->width;
-        job->sums[i] = job->run(&job->task, start, stop < job->size ? stop : job->size);
+        job->sums[i] = job->run(job->task, start, stop < job->task->size ? stop : job->task->size);
         atomic_fetch_add(&job->finished, 1);
     }
 }
@@ -206,7 +210,7 @@ static int failed(const api *api, error *status)
  * late finds nothing left to do, so that nobody waits for a thread that has not begun. */
 static void share(const call *call, job *job)
 {
-    int64_t threads = job->size / ELEMENTS_PER_THREAD, available = 1;
+    int64_t threads = job->task->size / ELEMENTS_PER_THREAD, available = 1;
     num_threads_args query = {sizeof query, NULL, call->context, &available};
     if (threads > 1 && !failed(call->api, call->api->num_threads(&query)) && threads > available)
         threads = available;
@@ -221,31 +225,62 @@ static void share(const call *call, job *job)
         sched_yield();
 }
 
+static logitloss_sums execute(const logitloss_task *task, void *context)
+{
+    logitloss_run *run = task->type == LOGITLOSS_FLOAT64 ? run_float64 : run_float32;
+    const ptrdiff_t width = logitloss_slice(task->size), slices = (task->size + width - 1) / width;
+    logitloss_sums total = {{0, 0}, {0, 0}};
+    job *job = slices > 1 ? malloc(sizeof *job) : NULL;
+    if (!job) {
+        for (ptrdiff_t start = 0; start < task->size; start += width) {
+            const ptrdiff_t stop = start + width;
+            const logitloss_sums sums = run(task, start, stop < task->size ? stop : task->size);
+            logitloss_add_both(&total, &sums);
+        }
+        return total;
+    }
+    job->task = task;
+    job->run = run;
+    job->width = width;
+    job->slices = slices;
+    atomic_init(&job->next, 0);
+    atomic_init(&job->finished, 0);
+    atomic_init(&job->owners, 1);
+    share(context, job);
+    for (ptrdiff_t i = 0; i < slices; i++)
+        logitloss_add_both(&total, &job->sums[i]);
+    release(job);
+    return total;
+}
+
+/* Where the shapes and strides of a call's arrays are, as the kernel wants them. */
+typedef struct {
+    ptrdiff_t shape[LOGITLOSS_MAX_AXES], strides[LOGITLOSS_MAX_AXES];
+} layout;
+
+/* XLA's arrays are contiguous.  Returns 0 for one that the kernel does not know. */
+static int describe(logitloss_array *array, layout *layout, const buffer *values)
+{
+    *array = (logitloss_array){values->data, type_of(values), 0, (int)values->rank, layout->shape, layout->strides};
+    if (array->type == LOGITLOSS_TYPES || values->rank > LOGITLOSS_MAX_AXES)
+        return 0;
+    ptrdiff_t stride = logitloss_itemsizes[array->type];
+    for (int axis = array->ndim - 1; axis >= 0; axis--) {
+        layout->shape[axis] = (ptrdiff_t)values->shape[axis];
+        layout->strides[axis] = stride;
+        stride *= layout->shape[axis];
+    }
+    return 1;
+}
+
 static int64_t integer(const call *call, int attribute)
 {
     return *(int64_t *)call->attributes.scalars[attribute]->value;
 }
 
-static logitloss_operand operand(const call *call, int argument, ptrdiff_t repeat, ptrdiff_t period)
+static error *fail(const api *api, const char *message)
 {
-    const buffer *values = call->arguments.buffers[argument];
-    return (logitloss_operand){values->data, types[values->type].stride, repeat, period, types[values->type].type};
-}
-
-/* A coefficient without a period is a number. */
-static void set_coefficient(logitloss_operand *result, double *value, const call *call, int argument, int attribute)
-{
-    const buffer *values = call->arguments.buffers[argument];
-    const ptrdiff_t period = integer(call, attribute), repeat = integer(call, attribute + 1);
-    if (period)
-        *result = operand(call, argument, repeat, period);
-    else
-        *value = values->type == FLOAT32 ? *(float *)values->data : *(double *)values->data;
-}
-
-static error *fail(const api *api, int code, const char *message)
-{
-    return api->error_create(&(error_create_args){sizeof(error_create_args), NULL, message, code});
+    return api->error_create(&(error_create_args){sizeof(error_create_args), NULL, message, INVALID_ARGUMENT});
 }
 
 static error *handler(call *call)
@@ -259,57 +294,33 @@ static error *handler(call *call)
         }
     if (call->stage != EXECUTE_STAGE)
         return NULL;
-    if (call->arguments.count != ARGUMENTS || call->attributes.count != ATTRIBUTES)
-        return fail(call->api, INVALID_ARGUMENT, "logitloss: compiled by another version");
+    if ((call->arguments.count != ARGUMENTS && call->arguments.count != ARGUMENTS - 1)
+        || call->attributes.count != ATTRIBUTES)
+        return fail(call->api, "logitloss: compiled by another version");
 
-    buffer **results = call->results.buffers;
-    const buffer *logits = call->arguments.buffers[LOGITS];
-    const ptrdiff_t stride = types[logits->type].stride;
-    const double divisor = *(double *)call->attributes.scalars[DIVISOR]->value;
-    ptrdiff_t size = 1;
-    for (int64_t axis = 0; axis < logits->rank; axis++)
-        size *= logits->shape[axis];
+    buffer **results = call->results.buffers, **arguments = call->arguments.buffers;
+    const int orders = (int)integer(call, ORDERS);
+    const logitloss_reduction reduction = (logitloss_reduction)integer(call, REDUCTION);
+    layout layouts[ARGUMENTS + 3];
+    logitloss_arrays arrays = {.weight_value = 1};
+    int are_known = describe(&arrays.labels, &layouts[LABELS], arguments[LABELS])
+                    && describe(&arrays.logits, &layouts[LOGITS], arguments[LOGITS])
+                    && describe(&arrays.pos_weight, &layouts[POS_WEIGHT], arguments[POS_WEIGHT]);
+    if (call->arguments.count == ARGUMENTS)
+        are_known = are_known && describe(&arrays.weight, &layouts[WEIGHT], arguments[WEIGHT]);
+    int index = reduction != LOGITLOSS_NONE && orders & LOGITLOSS_LOSS;
+    for (int order = index; are_known && order < 3; order++)
+        if (orders >> order & 1)
+            are_known = describe(&arrays.results[order], &layouts[ARGUMENTS + order], results[index++]);
+    logitloss_task task;
+    if (!are_known || !logitloss_plan(&task, &arrays, arrays.logits.type, orders))
+        return fail(call->api, "logitloss: unknown types or shapes");
 
-    job *job = malloc(sizeof *job);
-    if (!job)
-        return fail(call->api, RESOURCE_EXHAUSTED, "logitloss: out of memory");
-    logitloss_task *task = &job->task;
-    *task = (logitloss_task){
-        .operation = (logitloss_operation)integer(call, OPERATION),
-        .logits = operand(call, LOGITS, 1, size ? size : 1),
-        .labels = operand(call, LABELS, 1, size ? size : 1),
-        .gradient_divisor = divisor,
-        .reduce = integer(call, REDUCE) != 0,
-    };
-    set_coefficient(&task->pos_weight, &task->pos_weight_scalar, call, POS_WEIGHT, POS_WEIGHT_PERIOD);
-    set_coefficient(&task->weight, &task->weight_scalar, call, WEIGHT, WEIGHT_PERIOD);
-    if (!task->reduce)
-        task->first = (logitloss_result){results[0]->data, stride};
-    if (task->operation != LOGITLOSS_LOSS)
-        task->second = (logitloss_result){results[1]->data, stride};
-
-    job->run = logits->type == FLOAT32 ? run_float32 : run_float64;
-    job->size = size;
-    job->width = logitloss_slice(size);
-    job->slices = (size + job->width - 1) / job->width;
-    atomic_init(&job->next, 0);
-    atomic_init(&job->finished, 0);
-    atomic_init(&job->owners, 1);
     const fenv_t environment = leave_flush_to_zero();
-    share(call, job);
-
-    if (task->reduce) {
-        logitloss_sum total = {0, 0};
-        for (ptrdiff_t i = 0; i < job->slices; i++)
-            logitloss_add(&total, job->sums[i]);
-        const double value = logitloss_value(total) / divisor;
-        if (results[0]->type == FLOAT32)
-            *(float *)results[0]->data = (float)value;
-        else
-            *(double *)results[0]->data = value;
-    }
+    const double value = logitloss_compute(&task, reduction, 1, execute, call);
+    if (reduction != LOGITLOSS_NONE && orders & LOGITLOSS_LOSS)
+        logitloss_write(value, type_of(results[0]), results[0]->data);
     fesetenv(&environment);
-    release(job);
     return NULL;
 }
 

@@ -5,7 +5,7 @@ algorithm in 60-digit arithmetic.  Coefficients are rounded to the type from the
 down, and after each the lower ones are fitted again, which makes its rounding good.  The
 bounds are those of the rounded polynomials.
 
-Run ``python constants.py`` after changing a degree; it needs mpmath and numpy.  A test
+Run ``python tools/constants.py`` after changing a degree; it needs mpmath and numpy.  A test
 checks the bounds on the constants of the header.
 """
 

@@ -16,7 +16,7 @@ static inline int omp_get_num_procs(void) { return 1; }
 static inline int logitloss_has_avx2(void)
 {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
 
 static inline int logitloss_has_avx512(void)
