@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 from logitloss import compat
-from logitloss._config import get_num_threads, set_num_threads, show_config
 from logitloss._losses import (
     grad_and_hess,
     sigmoid_cross_entropy_with_logits,
     value_and_grad,
     weighted_cross_entropy_with_logits,
 )
+from logitloss._threads import get_num_threads, set_num_threads, show_config
 
 __all__ = [
     "compat",

@@ -21,7 +21,7 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 
 import logitloss
-from logitloss._arguments import parse as check_arguments
+from logitloss._call import LOSS, check
 from logitloss._npy_files import Array, Block, Input, NpyOutput, Output, published_together
 from logitloss._plot import Plot
 from logitloss._table_files import Columns, ColumnsOf, Table, is_table, path_or_columns
@@ -182,8 +182,9 @@ class _Inputs:
         sources = (options.labels, options.logits, options.pos_weight, options.weight)
         values = [self._open(source) for source in sources]
         # These are checked as if they were in memory.
-        arguments = check_arguments(
-            *(value.stand_in if isinstance(value, Input | Columns) else value for value in values)
+        arguments = check(
+            LOSS,
+            *(value.stand_in if isinstance(value, Input | Columns) else value for value in values),
         )
         self.dtype: np.dtype[Any] = arguments.dtype
         self.shape: tuple[int, ...] = arguments.logits.shape

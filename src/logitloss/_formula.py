@@ -1,4 +1,4 @@
-"""Loss, gradient and Hessian over any array namespace `xp`.
+"""The loss and its derivatives by the logits over any array namespace `xp`.
 
 With ``a = 1 - z`` (what a negative costs) and ``b = q z`` (what a positive costs),
 
@@ -19,6 +19,7 @@ for its value and index none, so they run lazily and under a tracing compiler.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 Array: TypeAlias = Any
@@ -27,6 +28,14 @@ Namespace: TypeAlias = Any
 # Beyond |x| = 87, log1p(e) = e and 1 + e = 1 in every format up to quadruple precision, while
 # exp(-87) is still a normal number in float32, the format with the least range.
 _TAIL = 87.0
+
+
+def derivatives(
+    orders: tuple[int, ...], labels: Array, logits: Array, pos_weight: Array, xp: Namespace
+) -> tuple[Array, ...]:
+    """The derivatives of these orders by the logits: 0 the loss, 1 the gradient, 2 the Hessian."""
+    pieces = _pieces(labels, logits, pos_weight, xp)
+    return tuple(_CLOSED_FORMS[order](pieces, xp) for order in orders)
 
 
 class _Pieces(NamedTuple):
@@ -89,46 +98,57 @@ def _hessian(p: _Pieces, xp: Namespace) -> Array:
     return _product(p.both, p.root, xp) * p.tail / (1.0 + e * (2.0 + e))
 
 
-def loss(labels: Array, logits: Array, pos_weight: Array, xp: Namespace) -> Array:
-    return _loss(_pieces(labels, logits, pos_weight, xp), xp)
+_CLOSED_FORMS = (_loss, _gradient, _hessian)
+
+# D(order, labels, logits, pos_weight, weight), an array or what a library's rule makes of it.
+Derivative: TypeAlias = Callable[[int, Array, Array, Array, Array], Array]
 
 
-def gradient(labels: Array, logits: Array, pos_weight: Array, xp: Namespace) -> Array:
-    """d loss / d logits."""
-    return _gradient(_pieces(labels, logits, pos_weight, xp), xp)
+def slopes(
+    derivative: Derivative,
+    order: int,
+    labels: Array,
+    logits: Array,
+    pos_weight: Array,
+    weight: Array | None,
+    full: Callable[[float], Array],
+    xp: Namespace,
+) -> tuple[Callable[[Array | None], Array], ...]:
+    """The derivatives of D(order) by labels, logits, pos_weight and weight.
 
+    The loss is affine in labels and in pos_weight and linear in weight, so that the family
 
-def hessian(labels: Array, logits: Array, pos_weight: Array, xp: Namespace) -> Array:
-    """d² loss / d logits²."""
-    return _hessian(_pieces(labels, logits, pos_weight, xp), xp)
+        D(n) = weight · dⁿ loss / d logitsⁿ
 
+    is closed under differentiation:
 
-def value_and_grad(
-    labels: Array, logits: Array, pos_weight: Array, xp: Namespace
-) -> tuple[Array, Array]:
-    pieces = _pieces(labels, logits, pos_weight, xp)
-    return _loss(pieces, xp), _gradient(pieces, xp)
+        by logits      D(n + 1)
+        by labels      D(n) at labels = 1, less D(n) at labels = 0
+        by pos_weight  D(n) at labels = 1 and pos_weight = labels
+        by weight      D(n) at weight = 1
 
+    Each is a function of what it is multiplied by, given to `derivative` in the place of the
+    weight: its zeros mask, as those of a weight do. None stands for 1. `full` makes an array of
+    one value in the shape of the logits. The third derivative is left to the caller's automatic
+    differentiation, from ``d² loss / d logits² = (a + b) s(x) s(-x)``, whose slope is
+    ``-tanh(x / 2)`` times itself.
+    """
 
-def grad_and_hess(
-    labels: Array, logits: Array, pos_weight: Array, xp: Namespace
-) -> tuple[Array, Array]:
-    pieces = _pieces(labels, logits, pos_weight, xp)
-    return _gradient(pieces, xp), _hessian(pieces, xp)
+    def by_labels(scale: Array | None) -> Array:
+        positives = derivative(order, full(1.0), logits, pos_weight, scale)
+        return positives - derivative(order, full(0.0), logits, pos_weight, scale)
 
+    def by_logits(scale: Array | None) -> Array:
+        if order < 2:
+            return derivative(order + 1, labels, logits, pos_weight, scale)
+        return -xp.tanh(logits / 2) * derivative(2, labels, logits, pos_weight, scale)
 
-def labels_gradient(logits: Array, pos_weight: Array, xp: Namespace) -> Array:
-    """d loss / d labels: the loss is affine in the labels, with this slope."""
-    positives = loss(xp.ones_like(logits), logits, pos_weight, xp)
-    return positives - loss(xp.zeros_like(logits), logits, pos_weight, xp)
+    def by_pos_weight(scale: Array | None) -> Array:
+        return derivative(order, full(1.0), logits, labels, scale)
 
+    def by_weight(scale: Array | None) -> Array:
+        values = derivative(order, labels, logits, pos_weight, scale)
+        # What is masked stays masked.
+        return xp.where((weight == 0) & ~xp.isfinite(values), 0.0, values)
 
-def pos_weight_gradient(labels: Array, logits: Array, xp: Namespace) -> Array:
-    """d loss / d pos_weight: the loss is affine in pos_weight, with this slope."""
-    ones = xp.ones_like(logits)
-    return _product(labels, loss(ones, logits, ones, xp), xp)
-
-
-def masked(values: Array, weight: Array, xp: Namespace) -> Array:
-    """`values` times `weight`, and exactly zero where the weight is, whatever the value."""
-    return weight * xp.where(weight == 0, 0.0, values)
+    return by_labels, by_logits, by_pos_weight, by_weight

@@ -1,110 +1,31 @@
-"""The public functions: what they mean, and which backend computes them."""
+"""The public functions: what they mean, and their shortest way to the kernel."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
+from typing import Any
 
 import numpy as np
-from array_api_compat import (
-    is_dask_namespace,
-    is_jax_namespace,
-    is_numpy_namespace,
-    is_torch_namespace,
-)
 
-from logitloss._arguments import Arguments, check_out, check_out_pair, check_reduction, parse
-from logitloss._backends import Backend, generic, numpy
-from logitloss._formula import Array
-from logitloss._kernel.kernel import plain_loss
+from logitloss._backends import compute
+from logitloss._call import GRAD_AND_HESS, LOSS, VALUE_AND_GRAD
+from logitloss._kernel import kernel
 
-Reduction: TypeAlias = Literal["none", "sum", "mean", "weighted_mean"]
-_ToScalar: TypeAlias = Literal["sum", "mean", "weighted_mean"]
-
-
-class _HasDevice(Protocol):
-    @property
-    def device(self) -> Any: ...
-
-
-# The overloads tell a type checker that NumPy arrays give NumPy arrays, or a scalar if reduced,
-# and that the arrays of another library give that library's.
-_NumPy: TypeAlias = np.ndarray[Any, Any]
-_NumPyLike: TypeAlias = np.ndarray[Any, Any] | np.generic | Sequence[Any] | float
-_NumPyScalar: TypeAlias = np.floating[Any]
-_Other = TypeVar("_Other", bound=_HasDevice)
-_Coefficient: TypeAlias = Array | float
-
-
-# Compared by identity, as the string that callers get by default.
-_NONE: Reduction = "none"
 # Looked up once: in the shortest calls an attribute of a module is a tenth of the time.
 ndarray = np.ndarray
-
-
-@overload
-def weighted_cross_entropy_with_logits(
-    labels: _NumPy,
-    logits: _NumPy,
-    pos_weight: _NumPyLike,
-    name: str | None = None,
-    *,
-    weight: _NumPyLike | None = None,
-    reduction: Literal["none"] = "none",
-    out: _NumPy | None = None,
-) -> _NumPy: ...
-
-
-@overload
-def weighted_cross_entropy_with_logits(
-    labels: _NumPy,
-    logits: _NumPy,
-    pos_weight: _NumPyLike,
-    name: str | None = None,
-    *,
-    weight: _NumPyLike | None = None,
-    reduction: _ToScalar,
-    out: None = None,
-) -> _NumPyScalar: ...
-
-
-@overload
-def weighted_cross_entropy_with_logits(
-    labels: _Other,
-    logits: _Other,
-    pos_weight: _Coefficient,
-    name: str | None = None,
-    *,
-    weight: _Coefficient | None = None,
-    reduction: Reduction = "none",
-    out: _Other | None = None,
-) -> _Other: ...
-
-
-@overload
-def weighted_cross_entropy_with_logits(
-    labels: Array,
-    logits: Array,
-    pos_weight: _Coefficient,
-    name: str | None = None,
-    *,
-    weight: _Coefficient | None = None,
-    reduction: Reduction = "none",
-    out: Array | None = None,
-) -> Array: ...
+kernel_loss = kernel.loss
+kernel_compute = kernel.compute
 
 
 def weighted_cross_entropy_with_logits(
-    labels: Array,
-    logits: Array,
-    pos_weight: Array | float,
+    labels: Any,
+    logits: Any,
+    pos_weight: Any,
     name: str | None = None,
     *,
-    weight: Array | float | None = None,
-    reduction: Reduction = _NONE,
-    out: Array | None = None,
-) -> Array:
+    weight: Any = None,
+    reduction: str = "none",
+    out: Any = None,
+) -> Any:
     r"""Binary cross-entropy from logits, with the cost of positives scaled by `pos_weight`.
 
     For ``x = logits``, ``z = labels`` and ``q = pos_weight``, each element is
@@ -221,79 +142,24 @@ def weighted_cross_entropy_with_logits(
     >>> round(float(loss), 4)
     1.0467
     """
-    # The commonest call, which costs no more than an addition if nothing comes before this.
-    if weight is None and out is None and name is None and reduction is _NONE:
-        if type(logits) is ndarray:
-            losses = plain_loss(labels, logits, pos_weight)
-            if losses is not None:
-                return losses
-    if name is None and type(reduction) is str:
-        result = _short_loss(labels, logits, pos_weight, weight, reduction, out)
+    # All of it is left to the kernel, which returns None where something has to be converted or
+    # refused.
+    if type(logits) is ndarray:
+        result = kernel_loss(labels, logits, pos_weight, weight, reduction, out, name)
         if result is not None:
             return result
-    check_reduction(reduction)
-    arguments, backend = _parse(labels, logits, pos_weight, weight, name)
-    check_out(out, arguments, reduction)
-    return backend.loss(arguments, reduction, out, name)
-
-
-@overload
-def sigmoid_cross_entropy_with_logits(
-    labels: _NumPy,
-    logits: _NumPy,
-    name: str | None = None,
-    *,
-    weight: _NumPyLike | None = None,
-    reduction: Literal["none"] = "none",
-    out: _NumPy | None = None,
-) -> _NumPy: ...
-
-
-@overload
-def sigmoid_cross_entropy_with_logits(
-    labels: _NumPy,
-    logits: _NumPy,
-    name: str | None = None,
-    *,
-    weight: _NumPyLike | None = None,
-    reduction: _ToScalar,
-    out: None = None,
-) -> _NumPyScalar: ...
-
-
-@overload
-def sigmoid_cross_entropy_with_logits(
-    labels: _Other,
-    logits: _Other,
-    name: str | None = None,
-    *,
-    weight: _Coefficient | None = None,
-    reduction: Reduction = "none",
-    out: _Other | None = None,
-) -> _Other: ...
-
-
-@overload
-def sigmoid_cross_entropy_with_logits(
-    labels: Array,
-    logits: Array,
-    name: str | None = None,
-    *,
-    weight: _Coefficient | None = None,
-    reduction: Reduction = "none",
-    out: Array | None = None,
-) -> Array: ...
+    return compute(LOSS, labels, logits, pos_weight, weight, reduction, out, name)[0]
 
 
 def sigmoid_cross_entropy_with_logits(
-    labels: Array,
-    logits: Array,
+    labels: Any,
+    logits: Any,
     name: str | None = None,
     *,
-    weight: Array | float | None = None,
-    reduction: Reduction = _NONE,
-    out: Array | None = None,
-) -> Array:
+    weight: Any = None,
+    reduction: str = "none",
+    out: Any = None,
+) -> Any:
     r"""Binary cross-entropy from logits.
 
     For ``x = logits`` and ``z = labels``, each element is
@@ -334,78 +200,20 @@ def sigmoid_cross_entropy_with_logits(
     >>> sigmoid_cross_entropy_with_logits(np.array([0.0, 1.0, 0.5]), np.array([1.0, 1.0, 0.0]))
     array([1.31326169, 0.31326169, 0.69314718])
     """
-    if weight is None and out is None and name is None and reduction is _NONE:
-        if type(logits) is ndarray:
-            losses = plain_loss(labels, logits, 1.0)
-            if losses is not None:
-                return losses
-    if name is None and type(reduction) is str:
-        result = _short_loss(labels, logits, 1.0, weight, reduction, out)
-        if result is not None:
-            return result
-    check_reduction(reduction)
-    arguments, backend = _parse(labels, logits, 1.0, weight, name)
-    check_out(out, arguments, reduction)
-    return backend.loss(arguments, reduction, out, name)
-
-
-@overload
-def value_and_grad(
-    labels: _NumPy,
-    logits: _NumPy,
-    pos_weight: _NumPyLike = 1.0,
-    *,
-    weight: _NumPyLike | None = None,
-    reduction: Literal["none"] = "none",
-    out: tuple[_NumPy, _NumPy] | None = None,
-) -> tuple[_NumPy, _NumPy]: ...
-
-
-@overload
-def value_and_grad(
-    labels: _NumPy,
-    logits: _NumPy,
-    pos_weight: _NumPyLike = 1.0,
-    *,
-    weight: _NumPyLike | None = None,
-    reduction: _ToScalar,
-    out: None = None,
-) -> tuple[_NumPyScalar, _NumPy]: ...
-
-
-@overload
-def value_and_grad(
-    labels: _Other,
-    logits: _Other,
-    pos_weight: _Coefficient = 1.0,
-    *,
-    weight: _Coefficient | None = None,
-    reduction: Reduction = "none",
-    out: tuple[_Other, _Other] | None = None,
-) -> tuple[_Other, _Other]: ...
-
-
-@overload
-def value_and_grad(
-    labels: Array,
-    logits: Array,
-    pos_weight: _Coefficient = 1.0,
-    *,
-    weight: _Coefficient | None = None,
-    reduction: Reduction = "none",
-    out: tuple[Array, Array] | None = None,
-) -> tuple[Array, Array]: ...
+    return weighted_cross_entropy_with_logits(
+        labels, logits, 1.0, name, weight=weight, reduction=reduction, out=out
+    )
 
 
 def value_and_grad(
-    labels: Array,
-    logits: Array,
-    pos_weight: Array | float = 1.0,
+    labels: Any,
+    logits: Any,
+    pos_weight: Any = 1.0,
     *,
-    weight: Array | float | None = None,
-    reduction: Reduction = "none",
-    out: tuple[Array, Array] | None = None,
-) -> tuple[Array, Array]:
+    weight: Any = None,
+    reduction: str = "none",
+    out: Any = None,
+) -> tuple[Any, Any]:
     r"""Loss and its gradient with respect to the logits, in one pass.
 
     The loss is that of `weighted_cross_entropy_with_logits`; for ``x = logits``, ``z = labels``,
@@ -457,57 +265,21 @@ def value_and_grad(
     >>> round(float(loss), 4), gradient.tolist()
     (1.3863, [-0.75, 0.25])
     """
-    if type(logits) is ndarray and type(reduction) is str:
-        results = numpy.short_value_and_grad(labels, logits, pos_weight, weight, reduction, out)
+    if type(logits) is ndarray:
+        results = kernel_compute(VALUE_AND_GRAD, labels, logits, pos_weight, weight, reduction, out)
         if results is not None:
             return results
-    check_reduction(reduction)
-    arguments, backend = _parse(labels, logits, pos_weight, weight)
-    check_out_pair(out, arguments, reduction)
-    return backend.value_and_grad(arguments, reduction, out)
-
-
-@overload
-def grad_and_hess(
-    labels: _NumPy,
-    logits: _NumPy,
-    pos_weight: _NumPyLike = 1.0,
-    *,
-    weight: _NumPyLike | None = None,
-    out: tuple[_NumPy, _NumPy] | None = None,
-) -> tuple[_NumPy, _NumPy]: ...
-
-
-@overload
-def grad_and_hess(
-    labels: _Other,
-    logits: _Other,
-    pos_weight: _Coefficient = 1.0,
-    *,
-    weight: _Coefficient | None = None,
-    out: tuple[_Other, _Other] | None = None,
-) -> tuple[_Other, _Other]: ...
-
-
-@overload
-def grad_and_hess(
-    labels: Array,
-    logits: Array,
-    pos_weight: _Coefficient = 1.0,
-    *,
-    weight: _Coefficient | None = None,
-    out: tuple[Array, Array] | None = None,
-) -> tuple[Array, Array]: ...
+    return compute(VALUE_AND_GRAD, labels, logits, pos_weight, weight, reduction, out)
 
 
 def grad_and_hess(
-    labels: Array,
-    logits: Array,
-    pos_weight: Array | float = 1.0,
+    labels: Any,
+    logits: Any,
+    pos_weight: Any = 1.0,
     *,
-    weight: Array | float | None = None,
-    out: tuple[Array, Array] | None = None,
-) -> tuple[Array, Array]:
+    weight: Any = None,
+    out: Any = None,
+) -> tuple[Any, Any]:
     r"""Gradient and diagonal Hessian with respect to the logits, in one pass.
 
     For ``x = logits``, ``z = labels``, ``q = pos_weight`` and the logistic function
@@ -555,71 +327,7 @@ def grad_and_hess(
     (array([-1.5,  0. ]), array([0.75, 0.  ]))
     """
     if type(logits) is ndarray:
-        results = numpy.short_grad_and_hess(labels, logits, pos_weight, weight, out)
+        results = kernel_compute(GRAD_AND_HESS, labels, logits, pos_weight, weight, "none", out)
         if results is not None:
             return results
-    arguments, backend = _parse(labels, logits, pos_weight, weight)
-    check_out_pair(out, arguments, "none")
-    return backend.grad_and_hess(arguments, out)
-
-
-def _short_loss(
-    labels: object,
-    logits: object,
-    pos_weight: object,
-    weight: object,
-    reduction: str,
-    out: Array | None,
-) -> Array | None:
-    if type(logits) is ndarray:
-        return numpy.short_loss(labels, logits, pos_weight, weight, reduction, out)
-    if out is None and _is_tensor(logits):
-        from logitloss._backends import torch
-
-        return torch.short_loss(labels, logits, pos_weight, weight, reduction)
-    return None
-
-
-def _parse(
-    labels: object,
-    logits: object,
-    pos_weight: object,
-    weight: object = None,
-    name: object = None,
-) -> tuple[Arguments, Backend]:
-    if _is_tensor(logits):
-        from logitloss._backends import torch
-
-        tensors = torch.parse(labels, logits, pos_weight, weight, name)
-        if tensors is not None:
-            return tensors, torch
-    arguments = parse(labels, logits, pos_weight, weight, name)
-    return arguments, _backend(arguments)
-
-
-def _is_tensor(value: object) -> bool:
-    # array-api-compat's own test is one that Dynamo cannot trace.
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
-
-
-def _backend(arguments: Arguments) -> Backend:
-    xp = arguments.xp
-    if is_numpy_namespace(xp):
-        # Where long double is double the kernel takes it.
-        is_longer = arguments.dtype == np.longdouble and arguments.dtype.itemsize > 8
-        return generic if is_longer else numpy
-    # An array of the library has been passed, so that importing it here costs nothing.
-    if is_torch_namespace(xp):
-        from logitloss._backends import torch
-
-        return torch
-    if is_jax_namespace(xp):
-        from logitloss._backends import jax
-
-        return jax
-    if is_dask_namespace(xp):
-        from logitloss._backends import dask
-
-        return dask
-    return generic
+    return compute(GRAD_AND_HESS, labels, logits, pos_weight, weight, "none", out)

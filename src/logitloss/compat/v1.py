@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 from logitloss import _losses
-from logitloss._arguments import require, resolve_targets
+from logitloss._call import require, resolve_targets
 from logitloss._formula import Array
 
 __all__ = ["weighted_cross_entropy_with_logits"]

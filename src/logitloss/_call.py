@@ -11,43 +11,60 @@ import numpy as np
 from array_api_compat import (
     array_namespace,
     is_array_api_obj,
-    is_dask_namespace,
-    is_jax_namespace,
     is_numpy_namespace,
-    is_pydata_sparse_namespace,
     is_writeable_array,
 )
 from array_api_compat import device as device_of
 
 from logitloss._formula import Array, Namespace
+from logitloss._kernel import kernel
+from logitloss._libraries import library_of, placement
+from logitloss._reductions import REDUCTIONS
 
-REDUCTIONS = ("none", "sum", "mean", "weighted_mean")
+# The operations: the derivatives by the logits that each returns, by their orders.
+LOSS = (0,)
+VALUE_AND_GRAD = (0, 1)
+GRAD_AND_HESS = (1, 2)
 
 _COEFFICIENTS = ("pos_weight", "weight")
 
 
-class Arguments(NamedTuple):
-    """Checked arguments: arrays of `xp` on one device, of whatever real dtype they came in.
+class Call(NamedTuple):
+    """What is to be computed, and of what: all of it checked, none of it converted.
 
-    `labels` and `logits` have the same shape, to which `pos_weight` and `weight`, arrays or
-    floats, broadcast. Nothing has been converted to `dtype`, the dtype of the result.
+    `labels` and `logits` are arrays of `xp` on one device, of one shape and of whatever real dtypes
+    they came in, to which `pos_weight` and `weight`, arrays or floats, broadcast.
     """
 
+    #: Orders of the derivatives by the logits that are wanted: 0 is the loss.
+    orders: tuple[int, ...]
     xp: Namespace
     labels: Array
     logits: Array
     pos_weight: Array | float
     weight: Array | float | None
+    #: The dtype of the results.
     dtype: Any
+    #: How results of order 0 are reduced, and what those of order 1 are therefore divided by.
+    #: Never "weighted_mean" without a weight: that is "mean".
+    reduction: str = "none"
+    #: Where to write each result, or None.
+    outs: tuple[Array | None, ...] | None = None
+    name: str | None = None
 
 
-def parse(
+def check(
+    orders: tuple[int, ...],
     labels: object,
     logits: object,
     pos_weight: object,
     weight: object = None,
+    reduction: object = "none",
+    out: object = None,
     name: object = None,
-) -> Arguments:
+) -> Call:
+    """Make a call of what was passed, or say what is wrong with it."""
+    _check_reduction(reduction)
     if not (name is None or isinstance(name, str)):
         raise TypeError(f"`name` must be a string or None; got {_kind_of(name)}.")
 
@@ -65,45 +82,21 @@ def parse(
     pos_weight = _coefficient("pos_weight", pos_weight, logits, xp, device, dtype)
     if weight is not None:
         weight = _coefficient("weight", weight, logits, xp, device, dtype)
-    return Arguments(xp, labels, logits, pos_weight, weight, dtype)
+    call = Call(orders, xp, labels, logits, pos_weight, weight, dtype)
+    return finish(call, reduction, out, name)
 
 
-def check_reduction(reduction: object) -> None:
-    if not (isinstance(reduction, str) and reduction in REDUCTIONS):
-        *first, last = map(repr, REDUCTIONS)
-        raise ValueError(f"`reduction` must be {', '.join(first)} or {last}; got {reduction!r}.")
+def finish(call: Call, reduction: str, out: object, name: str | None) -> Call:
+    """The call with what is not an argument of the formula."""
+    if reduction == "weighted_mean" and call.weight is None:
+        reduction = "mean"
+    call = call._replace(reduction=reduction, name=name)
+    return call if out is None else call._replace(outs=_checked_outs(out, call))
 
 
-def check_out(out: object, arguments: Arguments, reduction: str) -> None:
-    if out is not None:
-        _check_writable_in_place(arguments)
-        _check_out("out", out, arguments, _result_shape(arguments, reduction))
-
-
-def check_out_pair(out: object, arguments: Arguments, reduction: str) -> None:
-    """Check `out` of two results, the first of which is reduced."""
-    if out is None:
-        return
-    _check_writable_in_place(arguments)
-    if not isinstance(out, (tuple, list)):
-        raise TypeError(f"`out` must be a pair of arrays; got {_kind_of(out)}.")
-    if len(out) != 2:
-        raise ValueError(f"`out` must be a pair of arrays; got {len(out)} of them.")
-    first, second = out
-    _check_out("out[0]", first, arguments, _result_shape(arguments, reduction))
-    _check_out("out[1]", second, arguments, _result_shape(arguments, "none"))
-    if first is second or _share_memory(first, second):
-        raise ValueError("`out` must be two arrays with no memory in common; got overlapping ones.")
-
-
-def placement(array: Array, xp: Namespace) -> Any:
-    """The device to make new arrays on beside `array`; None where the library decides itself.
-
-    JAX is among the latter: a new array has to stay free to follow a sharded one.
-    """
-    if is_numpy_namespace(xp) or is_jax_namespace(xp) or is_dask_namespace(xp):
-        return None
-    return device_of(array)
+def result_shape(call: Call, order: int) -> tuple[Any, ...]:
+    is_reduced = order == 0 and call.reduction != "none"
+    return () if is_reduced else tuple(call.logits.shape)
 
 
 def refuse_layout(argument: str, layout: str) -> None:
@@ -125,6 +118,12 @@ def require(**given: object) -> None:
             raise ValueError(f"`{argument}` must be given; got None.")
 
 
+def _check_reduction(reduction: object) -> None:
+    if not (isinstance(reduction, str) and reduction in REDUCTIONS):
+        *first, last = map(repr, REDUCTIONS)
+        raise ValueError(f"`reduction` must be {', '.join(first)} or {last}; got {reduction!r}.")
+
+
 def _is_array(value: object) -> TypeGuard[Any]:
     return is_array_api_obj(value) and not isinstance(value, np.generic)
 
@@ -135,11 +134,6 @@ def _is_python_number(value: object) -> bool:
 
 def _kind_of(value: object) -> str:
     return repr(value) if _is_python_number(value) else f"an object of type {type(value).__name__}"
-
-
-def _library(xp: Namespace) -> str:
-    name: str = xp.__name__.removeprefix("array_api_compat.")
-    return name.partition(".")[0]
 
 
 def _refuse_masked(argument: str, value: object) -> None:
@@ -160,16 +154,16 @@ def _common_namespace(arrays: dict[str, Array]) -> Namespace:
         return array_namespace(np.empty(0))
 
     chosen, xp = next(iter(foreign.items()))
-    # JAX and Dask take NumPy arrays for their own; any other library takes them as coefficients.
-    takes_numpy = is_jax_namespace(xp) or is_dask_namespace(xp)
+    library = library_of(xp)
     for argument, other in namespaces.items():
         if other is xp:
             continue
-        if is_numpy_namespace(other) and (takes_numpy or argument in _COEFFICIENTS):
+        # Every library takes NumPy arrays as coefficients.
+        if is_numpy_namespace(other) and (library.takes_numpy or argument in _COEFFICIENTS):
             continue
         raise TypeError(
             f"`{chosen}` and `{argument}` must be arrays of the same library; "
-            f"got {_library(xp)} and {_library(other)}."
+            f"got {library.name} and {library_of(other).name}."
         )
     return xp
 
@@ -325,47 +319,48 @@ def _check_broadcasts(argument: str, shape: tuple[Any, ...], target: tuple[Any, 
     )
 
 
-def _result_shape(arguments: Arguments, reduction: str) -> tuple[Any, ...]:
-    return tuple(arguments.logits.shape) if reduction == "none" else ()
-
-
-def _check_writable_in_place(arguments: Arguments) -> None:
-    xp = arguments.xp
-    if is_jax_namespace(xp) or is_dask_namespace(xp) or is_pydata_sparse_namespace(xp):
+def _checked_outs(out: object, call: Call) -> tuple[Array, ...]:
+    """The outputs, one for each result."""
+    library = library_of(call.xp)
+    if not library.writable:
         raise TypeError(
-            f"`out` must be None for {_library(xp)} arrays, which cannot be written "
+            f"`out` must be None for {library.name} arrays, which cannot be written "
             "in place; got an output."
         )
+    if len(call.orders) == 1:
+        _check_out("out", out, call, call.orders[0])
+        return (out,)
+    if not isinstance(out, (tuple, list)):
+        raise TypeError(f"`out` must be a pair of arrays; got {_kind_of(out)}.")
+    if len(out) != len(call.orders):
+        raise ValueError(f"`out` must be a pair of arrays; got {len(out)} of them.")
+    for index, order in enumerate(call.orders):
+        _check_out(f"out[{index}]", out[index], call, order)
+    first, second = out
+    if first is second or _share_memory(first, second):
+        raise ValueError("`out` must be two arrays with no memory in common; got overlapping ones.")
+    return first, second
 
 
-def _check_out(argument: str, out: object, arguments: Arguments, shape: tuple[Any, ...]) -> None:
+def _check_out(argument: str, out: object, call: Call, order: int) -> None:
     _refuse_masked(argument, out)
-    xp = arguments.xp
+    xp, shape = call.xp, result_shape(call, order)
     if not _is_array(out) or array_namespace(out) is not xp:
-        raise TypeError(f"`{argument}` must be an array of {_library(xp)}; got {_kind_of(out)}.")
-    if out.dtype != arguments.dtype:
-        raise TypeError(f"`{argument}` must have dtype {arguments.dtype}; got {out.dtype}.")
+        raise TypeError(
+            f"`{argument}` must be an array of {library_of(xp).name}; got {_kind_of(out)}."
+        )
+    if out.dtype != call.dtype:
+        raise TypeError(f"`{argument}` must have dtype {call.dtype}; got {out.dtype}.")
     if tuple(out.shape) != shape:
         raise ValueError(f"`{argument}` must have shape {shape}; got {tuple(out.shape)}.")
-    if device_of(out) != device_of(arguments.logits):
+    if device_of(out) != device_of(call.logits):
         raise ValueError(
-            f"`{argument}` must be on device {device_of(arguments.logits)}; got {device_of(out)}."
+            f"`{argument}` must be on device {device_of(call.logits)}; got {device_of(out)}."
         )
     if not is_writeable_array(out):
         raise ValueError(f"`{argument}` must be writable; got a read-only array.")
-    if isinstance(out, np.ndarray) and not out.flags.forc and _overlaps_itself(out):
+    if isinstance(out, np.ndarray) and kernel.overlaps_itself(out):
         raise ValueError(f"`{argument}` must not overlap itself; got strides {out.strides}.")
-
-
-def _overlaps_itself(array: np.ndarray[Any, Any]) -> bool:
-    """Whether some step along an axis does not get past what the axes with smaller steps span."""
-    span = array.itemsize
-    for step, size in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
-        if size > 1:
-            if step < span:
-                return True
-            span += step * (size - 1)
-    return False
 
 
 def _share_memory(first: Array, second: Array) -> bool:

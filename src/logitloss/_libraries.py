@@ -1,0 +1,63 @@
+"""What is known of each array library: one row, and nowhere else.
+
+A library without a row is computed by the formula, which asks for nothing beyond the array API.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from functools import cache
+from typing import Any, NamedTuple
+
+from array_api_compat import device as device_of
+
+from logitloss._formula import Array, Namespace
+
+
+class Library(NamedTuple):
+    """An array library."""
+
+    name: str
+    #: Module of `logitloss._backends` that computes its calls.
+    backend: str = "generic"
+    #: Whether a result can be written into an array of the caller's.
+    writable: bool = True
+    #: Whether NumPy arrays may stand beside its own as labels or logits.
+    takes_numpy: bool = False
+    #: Whether a new array has to be told the device of the others. The rest place it themselves:
+    #: in JAX it has to stay free to follow a sharded one.
+    has_devices: bool = True
+
+
+_ROWS = (
+    Library("numpy", backend="numpy", has_devices=False),
+    Library("torch", backend="torch"),
+    Library("jax", backend="jax", writable=False, takes_numpy=True, has_devices=False),
+    Library("dask", backend="dask", writable=False, takes_numpy=True, has_devices=False),
+    Library("sparse", writable=False),
+)
+_BY_NAME = {row.name: row for row in _ROWS}
+
+
+@cache
+def library_of(xp: Namespace) -> Library:
+    """The library of a namespace, be it the library's own or array-api-compat's."""
+    name = xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
+    return _BY_NAME.get(name) or Library(name)
+
+
+def load_backend(library: Library) -> Any:
+    """The module that computes this library's calls, imported at the first of them."""
+    return importlib.import_module(f"logitloss._backends.{library.backend}")
+
+
+def placement(array: Array, xp: Namespace) -> Any:
+    """The device on which to make new arrays beside `array`, or None."""
+    return device_of(array) if library_of(xp).has_devices else None
+
+
+def is_tensor(value: object) -> bool:
+    """Whether `value` is a tensor of PyTorch, asked so that Dynamo can trace the question."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)

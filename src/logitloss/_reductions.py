@@ -1,0 +1,81 @@
+"""Sums, divisors and masks over any array namespace."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from array_api_compat import size as size_of
+
+from logitloss._formula import Array, Namespace
+from logitloss._libraries import placement
+
+REDUCTIONS = ("none", "sum", "mean", "weighted_mean")
+
+#: The sum of the losses in the dtype that it is accumulated in, for adding up the parts of a whole.
+TOTAL = "total"
+
+
+def masked(values: Array, weight: Array | None, xp: Namespace) -> Array:
+    """`values` times `weight`, and exactly zero where the weight is, whatever the value."""
+    return values if weight is None else weight * xp.where(weight == 0, 0.0, values)
+
+
+def reduce(values: Array, divisor: Array | float, weight: Array | None, xp: Namespace) -> Array:
+    """The sum of the weighted losses over the divisor, in the dtype of the sum."""
+    summed = total(values, xp)
+    if isinstance(divisor, float):
+        return summed / (divisor or math.nan)
+    return xp.where(divisor == 0, math.nan, summed / _nonzero(divisor, weight, xp))
+
+
+def reduce_gradient(
+    gradient: Array, divisor: Array | float, weight: Array | None, xp: Namespace
+) -> Array:
+    """The derivative of the reduced loss, from the weighted derivatives of its terms."""
+    if isinstance(divisor, float):
+        return gradient if divisor == 1 else gradient / (divisor or math.nan)
+    divisor = _nonzero(divisor, weight, xp)
+    # A sum of weights may be beyond the range of the gradient's dtype, a quotient is not.
+    is_large = xp.abs(divisor) > 2.0**100
+    divisor = xp.where(is_large, divisor * 2.0**-64, divisor)
+    gradient = xp.where(is_large, gradient * 2.0**-64, gradient)
+    gradient = gradient / xp.astype(divisor, gradient.dtype, copy=False)
+    # Zero stays zero where other weights are NaN or cancel.
+    return gradient if weight is None else xp.where(weight == 0, 0.0, gradient)
+
+
+def divisor(reduction: str, logits: Array, weight: Array | None, xp: Namespace) -> Array | float:
+    """What the sum of the weighted losses is divided by: a number where it is known beforehand."""
+    if reduction in ("none", "sum", TOTAL):
+        return 1.0
+    size = size_of(logits)
+    if reduction == "weighted_mean" and weight is not None:
+        # A library that has no size yet has no shape to broadcast to either.
+        whole = weight * xp.ones_like(logits) if size is None else None
+        return total(xp.broadcast_to(weight, logits.shape) if whole is None else whole, xp)
+    return total(xp.ones_like(logits), xp) if size is None else float(size)
+
+
+def total(values: Array, xp: Namespace) -> Array:
+    dtype = accumulator(values, xp)
+    if hasattr(values, "fill_value"):
+        # A sparse array would multiply its fill value in its own dtype, and convert the product.
+        values = xp.astype(values, dtype)
+    return xp.sum(values, dtype=dtype)
+
+
+def accumulator(values: Array, xp: Namespace) -> Any:
+    """float64, or longdouble for itself, where the device of `values` has it."""
+    available = xp.__array_namespace_info__().dtypes(
+        device=placement(values, xp), kind="real floating"
+    )
+    return xp.result_type(values.dtype, xp.float64) if "float64" in available else values.dtype
+
+
+def _nonzero(divisor: Array, weight: Array | None, xp: Namespace) -> Array:
+    """NaN for zero, but 1 where all weights are zero: there every derivative is zero already."""
+    by_zero = xp.full_like(divisor, math.nan)
+    if weight is not None:
+        by_zero = xp.where(xp.any(weight != 0), by_zero, 1.0)
+    return xp.where(divisor == 0, by_zero, divisor)
