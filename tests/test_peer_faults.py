@@ -13,7 +13,7 @@ import reference
 from backends import Backend
 
 import logitloss
-from logitloss import _config
+from logitloss import _threads
 from logitloss import weighted_cross_entropy_with_logits as weighted
 
 
@@ -229,11 +229,11 @@ def test_the_quota_of_a_container_counts(tmp_path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "proc/self/cgroup").write_text("0::/\n")
     (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
     (tmp_path / "sys/fs/cgroup/cpu.max").write_text("120000 100000\n")
-    quota = _config._control_group_quota(str(tmp_path))
+    quota = _threads._control_group_quota(str(tmp_path))
     assert quota == 1.2
-    monkeypatch.setattr(_config, "_control_group_quota", lambda: quota)
+    monkeypatch.setattr(_threads, "_control_group_quota", lambda: quota)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
-    assert _config._threads_of_machine() == 2
+    assert _threads._threads_of_machine() == 2
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no /proc")

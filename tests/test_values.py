@@ -82,13 +82,20 @@ def test_within_2_ulp_for_hard_labels(backend: Backend, dtype: str, form: str) -
     assert_close(backend, got, points, form, dtype, bound=2)
 
 
-def test_derivatives_by_labels_and_pos_weight(backend: Backend) -> None:
+def test_slopes_by_labels_and_pos_weight(backend: Backend) -> None:
     dtype = backend.dtypes[-1]
     points = grid(dtype, labels=[0.0, 1.0, 0.1], logits=LOGITS, pos_weight=[0.3, 1.0, 1e8])
     labels, logits, pos_weight = (backend.array(a, dtype) for a in points)
     xp = array_api_compat.array_namespace(logits)
-    by_labels = _formula.labels_gradient(logits, pos_weight, xp)
-    by_pos_weight = _formula.pos_weight_gradient(labels, logits, xp)
+
+    def derivative(order, labels, logits, pos_weight, weight):
+        return _formula.derivatives((order,), labels, logits, pos_weight, xp)[0]
+
+    def full(value: float):
+        return backend.array(np.full(points[0].shape, value), dtype)
+
+    slopes = _formula.slopes(derivative, 0, labels, logits, pos_weight, None, full, xp)
+    by_labels, by_pos_weight = slopes[0](None), slopes[2](None)
 
     scale = reference.at(reference.labels_gradient_scale, *points)
     for got, function, unit in (

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import logitloss
-from logitloss import _config
+from logitloss import _threads
 from logitloss._kernel import kernel
 
 
@@ -101,7 +101,7 @@ def test_bad_number_of_threads(n, error: type[Exception]) -> None:
 def test_environment(variables: dict[str, str], threads: int | None) -> None:
     result = run(PRINT_THREADS, **variables)
     assert result.returncode == 0, result.stderr
-    assert int(result.stdout) == (threads or _config._threads_of_machine())
+    assert int(result.stdout) == (threads or _threads._threads_of_machine())
 
 
 @pytest.mark.parametrize(
@@ -158,14 +158,14 @@ def test_affinity() -> None:
 def test_threads_of_the_machine(monkeypatch, quota: float | None, threads: int) -> None:
     """No more than the processors, and than the quota pays for, rounded up."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 3, 5, 7}, raising=False)
-    monkeypatch.setattr(_config, "_control_group_quota", lambda: quota)
-    assert _config._threads_of_machine() == threads
+    monkeypatch.setattr(_threads, "_control_group_quota", lambda: quota)
+    assert _threads._threads_of_machine() == threads
 
 
 @needs_openmp
 def test_threadpoolctl() -> None:
     threadpoolctl = pytest.importorskip("threadpoolctl")
-    if _config._threads_of_machine() < 2:
+    if _threads._threads_of_machine() < 2:
         pytest.skip("one processor")
     with threadpoolctl.threadpool_limits(1):
         assert logitloss.get_num_threads() == 1
@@ -186,7 +186,7 @@ def test_threadpoolctl_lowers_the_environment_and_never_raises_it(
     variables: dict[str, str],
 ) -> None:
     pytest.importorskip("threadpoolctl")
-    if "OMP_NUM_THREADS" not in variables and _config._threads_of_machine() < 2:
+    if "OMP_NUM_THREADS" not in variables and _threads._threads_of_machine() < 2:
         pytest.skip("a limit of one is nothing new to OpenMP on one processor")
     script = """
 import logitloss, threadpoolctl
@@ -203,7 +203,7 @@ print(logitloss.get_num_threads())
 def test_one_thread_limits_the_calling_thread_only() -> None:
     logitloss.set_num_threads(3)
     others: list[int] = []
-    with _config.one_thread():
+    with _threads.one_thread():
         assert logitloss.get_num_threads() == 1
         worker = threading.Thread(target=lambda: others.append(logitloss.get_num_threads()))
         worker.start()
@@ -239,7 +239,7 @@ def test_quota_of_the_control_group(
         file = tmp_path / "sys/fs/cgroup" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    assert _config._control_group_quota(str(tmp_path)) == quota
+    assert _threads._control_group_quota(str(tmp_path)) == quota
 
 
 SIZE = 300_000
