@@ -52,7 +52,7 @@ def tables(results: Results) -> dict[str, str]:
     return {name: table for name, table in found.items() if table}
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def table(header: list[str], rows: list[list[str]]) -> str:
     if not rows:
         return ""
     # The first column holds words, the others numbers.
@@ -60,7 +60,7 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rules, *rows])
 
 
-def _mark(value: float, reached: bool, digits: int = 2) -> str:
+def mark(value: float, reached: bool, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if reached else f"**{value:.{digits}f}**"
 
 
@@ -84,9 +84,9 @@ def _bounds(large: Results) -> str:
         row = [f"{case} / {other}"]
         for dtype, limit in zip(DTYPES, limits, strict=True):
             ratio = large[dtype]["logitloss"][case] / large[dtype][library][other]
-            row += [_mark(ratio, ratio <= limit), f"{limit}"]
+            row += [mark(ratio, ratio <= limit), f"{limit}"]
         rows.append(row)
-    return _table(["times the other's time", "float32", "at most", "float64", "at most"], rows)
+    return table(["times the other's time", "float32", "at most", "float64", "at most"], rows)
 
 
 def _faster(large: Results) -> str:
@@ -98,11 +98,11 @@ def _faster(large: Results) -> str:
             if seconds:
                 peer = min(seconds, key=seconds.__getitem__)
                 ratio = seconds[peer] / large[dtype]["logitloss"][case]
-                row += [f"{_mark(ratio, ratio >= limit)} ({peer})", f"{limit}"]
+                row += [f"{mark(ratio, ratio >= limit)} ({peer})", f"{limit}"]
         if row:
             kind = "the fastest compiled peer" if libraries is COMPILED else libraries[0]
             rows.append([f"{case}, than {kind}", *row])
-    return _table(["times faster", "float32", "at least", "float64", "at least"], rows)
+    return table(["times faster", "float32", "at least", "float64", "at least"], rows)
 
 
 def _peers(large: Results, size: int) -> str:
@@ -121,7 +121,7 @@ def _peers(large: Results, size: int) -> str:
     ]
     rows += [row(name, name, CASES) for name in by_loss(large)]
     header = [f"{dtype} {case}" for dtype in DTYPES for case in CASES]
-    return _table(["ns per element", *header], rows)
+    return table(["ns per element", *header], rows)
 
 
 def by_loss(large: Results) -> list[str]:
@@ -139,13 +139,13 @@ def _sizes(sizes: Results) -> str:
         row = [f"{case}: largest rise over a smaller size, {SMOOTH[0]:,} to {SMOOTH[1]:,} elements"]
         for dtype in DTYPES:
             rise, size = largest_rise(sizes[dtype]["logitloss"][case])
-            row += [f"{_mark(rise, rise <= MOST_RISE)} (at {size:,})", f"{MOST_RISE}"]
+            row += [f"{mark(rise, rise <= MOST_RISE)} (at {size:,})", f"{MOST_RISE}"]
         rows.append(row)
     row = [f"loss / np.add, most, {SHORT[0]} to {SHORT[1]} elements"]
     for dtype in DTYPES:
         ratio, size = _over_add(sizes[dtype])
-        row += [f"{_mark(ratio, ratio <= MOST_OVER_ADD)} (at {size:,})", f"{MOST_OVER_ADD}"]
-    return _table(["times", "float32", "at most", "float64", "at most"], [*rows, row])
+        row += [f"{mark(ratio, ratio <= MOST_OVER_ADD)} (at {size:,})", f"{MOST_OVER_ADD}"]
+    return table(["times", "float32", "at most", "float64", "at most"], [*rows, row])
 
 
 def largest_rise(seconds: dict[str, float]) -> tuple[float, int]:
