@@ -141,7 +141,9 @@ def slopes(
     def by_logits(scale: Array | None) -> Array:
         if order < 2:
             return derivative(order + 1, labels, logits, pos_weight, scale)
-        return -xp.tanh(logits / 2) * derivative(2, labels, logits, pos_weight, scale)
+        hessian = derivative(2, labels, logits, pos_weight, scale)
+        # What is masked may have any logit.
+        return hessian * -xp.tanh(xp.where(hessian == 0, 0.0, logits) / 2)
 
     def by_pos_weight(scale: Array | None) -> Array:
         return derivative(order, full(1.0), logits, labels, scale)

@@ -21,6 +21,20 @@ def masked(values: Array, weight: Array | None, xp: Namespace) -> Array:
     return values if weight is None else weight * xp.where(weight == 0, 0.0, values)
 
 
+def reduce_each(
+    results: tuple[Array, ...],
+    orders: tuple[int, ...],
+    divisor: Array | float,
+    weight: Array | None,
+    xp: Namespace,
+) -> tuple[Array, ...]:
+    """The reduced loss, and derivatives of it, from the weighted derivatives of these orders."""
+    return tuple(
+        (reduce_gradient if order else reduce)(result, divisor, weight, xp)
+        for order, result in zip(orders, results, strict=True)
+    )
+
+
 def reduce(values: Array, divisor: Array | float, weight: Array | None, xp: Namespace) -> Array:
     """The sum of the weighted losses over the divisor, in the dtype of the sum."""
     summed = total(values, xp)
@@ -70,7 +84,9 @@ def accumulator(values: Array, xp: Namespace) -> Any:
     available = xp.__array_namespace_info__().dtypes(
         device=placement(values, xp), kind="real floating"
     )
-    return xp.result_type(values.dtype, xp.float64) if "float64" in available else values.dtype
+    # Compared, not promoted: JAX may be set to refuse promotions.
+    is_longer = values.dtype == getattr(xp, "longdouble", xp.float64)
+    return xp.float64 if "float64" in available and not is_longer else values.dtype
 
 
 def _nonzero(divisor: Array, weight: Array | None, xp: Namespace) -> Array:

@@ -22,11 +22,7 @@ def compute(call: Call) -> tuple[Array, ...]:
     results = tuple(_reductions.masked(result, weight, xp) for result in results)
     if call.reduction != "none":
         divisor = _reductions.divisor(call.reduction, inputs.logits, weight, xp)
-        by_order = {0: _reductions.reduce, 1: _reductions.reduce_gradient}
-        results = tuple(
-            by_order[order](result, divisor, weight, xp)
-            for order, result in zip(call.orders, results, strict=True)
-        )
+        results = _reductions.reduce_each(results, call.orders, divisor, weight, xp)
     if call.reduction != _reductions.TOTAL:
         results = tuple(xp.astype(result, call.dtype, copy=False) for result in results)
     return tuple(map(_deliver, results, call.outs or (None,) * len(results)))
@@ -35,14 +31,14 @@ def compute(call: Call) -> tuple[Array, ...]:
 def cast(call: Call) -> Call:
     """Make every argument an array of the dtype that the formula is computed in."""
     return call._replace(
-        labels=_cast(call.labels, call),
-        logits=_cast(call.logits, call),
-        pos_weight=_cast(call.pos_weight, call),
-        weight=None if call.weight is None else _cast(call.weight, call),
+        labels=convert(call.labels, call),
+        logits=convert(call.logits, call),
+        pos_weight=convert(call.pos_weight, call),
+        weight=None if call.weight is None else convert(call.weight, call),
     )
 
 
-def _cast(value: Array | float, call: Call) -> Array:
+def convert(value: Array | float, call: Call) -> Array:
     """Round to the result dtype, then widen half precision, which is computed in float32."""
     xp, dtype = call.xp, call.dtype
     if isinstance(value, float):

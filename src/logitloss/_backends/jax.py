@@ -1,4 +1,4 @@
-"""JAX arrays: the kernel on a CPU, the formula elsewhere, with derivative rules of their own.
+"""JAX arrays: the kernel on a CPU, the formula elsewhere, with one derivative rule for both.
 
 XLA's CPU takes subnormal numbers for zero, as inputs and as results; the kernel does not.
 """
@@ -6,9 +6,9 @@ XLA's CPU takes subnormal numbers for zero, as inputs and as results; the kernel
 from __future__ import annotations
 
 import functools
-import math
+import operator
 import types
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,137 +17,258 @@ from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
-from logitloss import _formula
-from logitloss._arguments import Arguments
-from logitloss._backends import generic
-from logitloss._backends.numpy import period_and_repeat
+from logitloss import _formula, _reductions
+from logitloss._call import Call
 from logitloss._formula import Array
 from logitloss._kernel import kernel
 
+Arrays: TypeAlias = tuple[Array, ...]
+
 _NAME = "logistic_loss"
+_TARGET = "logitloss"
 
 
-def loss(arguments: Arguments, reduction: str, out: Array | None, name: str | None) -> Array:
-    with jax.named_scope(name or _NAME):
-        return _results(*_inputs(arguments), kernel.LOSS, reduction, arguments.dtype)[0]
-
-
-def value_and_grad(
-    arguments: Arguments, reduction: str, out: tuple[Array, Array] | None
-) -> tuple[Array, Array]:
-    with jax.named_scope(_NAME):
-        value, gradient = _results(
-            *_inputs(arguments), kernel.VALUE_AND_GRAD, reduction, arguments.dtype
-        )
-    return value, gradient
-
-
-def grad_and_hess(arguments: Arguments, out: tuple[Array, Array] | None) -> tuple[Array, Array]:
-    with jax.named_scope(_NAME):
-        gradient, hessian = _results(
-            *_inputs(arguments), kernel.GRAD_AND_HESS, "none", arguments.dtype
-        )
-    return gradient, hessian
-
-
-def _inputs(arguments: Arguments) -> tuple[Array, Array, Array | float, Array | float | None]:
-    return arguments.labels, arguments.logits, arguments.pos_weight, arguments.weight
+def compute(call: Call) -> Arrays:
+    arguments = call.labels, call.logits, call.pos_weight, call.weight
+    with jax.named_scope(call.name or _NAME):
+        results: Arrays = _compiled(*arguments, call.orders, call.reduction, call.dtype)
+    return results
 
 
 # Compiled for callers who do not compile: operation by operation each would be a pass of its own.
 @functools.partial(jax.jit, static_argnums=(4, 5, 6))
-def _results(
+def _compiled(
     labels: Array,
     logits: Array,
-    pos_weight: Array,
-    weight: Array | None,
-    operation: int,
+    pos_weight: Array | float,
+    weight: Array | float | None,
+    orders: tuple[int, ...],
     reduction: str,
     dtype: Any,
-) -> list[Array]:
-    """What the operation computes, weighted and reduced."""
-    inputs = generic.prepare(Arguments(jnp, labels, logits, pos_weight, weight, dtype))
-    if labels.dtype.kind in "biu":
-        # The kernel converts them itself.
-        inputs = inputs._replace(labels=labels)
-    total, divisor = None, 1.0
-    if reduction != "none":
-        total = generic.accumulator(inputs.logits, jnp)
-    if reduction == "mean" or (reduction == "weighted_mean" and weight is None):
-        # A program that is exported may leave it open.
-        divisor = float(logits.size) if isinstance(logits.size, int) else logits.size
-    results = list(_computed(operation, total, divisor, *_inputs(inputs)))
-    if reduction == "weighted_mean" and weight is not None:
-        results[0] = generic.reduce(results[0], inputs, reduction)
-        results[1:] = [generic.reduce_gradient(g, inputs, reduction) for g in results[1:]]
-    return [result.astype(dtype) for result in results]
+) -> Arrays:
+    def cast(value: Array) -> Array:
+        # Half precision is computed in float32.
+        return value.astype(dtype).astype(dtype if dtype.itemsize >= 4 else jnp.float32)
+
+    def coefficient(value: Array | float) -> Array:
+        # A number, or as many axes as the logits have: JAX may be set to add none by itself.
+        value = cast(jnp.asarray(value))
+        missing = logits.ndim - value.ndim if value.ndim else 0
+        return jnp.expand_dims(value, tuple(range(missing)))
+
+    is_total = reduction == _reductions.TOTAL
+    results = _computed(
+        orders,
+        "sum" if is_total else reduction,
+        # The kernel reads integers as they are.
+        labels if labels.dtype.kind in "biu" else cast(labels),
+        cast(logits),
+        coefficient(pos_weight),
+        None if weight is None else coefficient(weight),
+    )
+    return results if is_total else tuple(result.astype(dtype) for result in results)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _computed(
-    operation: int,
-    total: Any,
-    divisor: float,
+    orders: tuple[int, ...],
+    reduction: str,
     labels: Array,
     logits: Array,
     pos_weight: Array,
     weight: Array | None,
-) -> tuple[Array, ...]:
-    """The two results of the operation, or the one of LOSS.
+) -> Arrays:
+    """The derivatives of these orders by the logits, weighted and reduced.
 
-    If `total` is a dtype, the losses are added up to one of it. Divided by `divisor` are that sum
-    and the gradient of VALUE_AND_GRAD.
+    Everything but integer labels has the dtype of the logits, and their number of axes or none.
     """
     operands = [labels, logits, pos_weight]
     if weight is not None:
         operands.append(weight)
-    options = {"operation": operation, "total": total, "divisor": divisor}
     if logits.size == 0 or _is_sharded(logits):
-        return tuple(_by_formula(*operands, **options))
-    return tuple(_primitive.bind(*operands, **options))
+        return _by_formula(*operands, orders=orders, reduction=reduction)
+    return tuple(_primitive.bind(*operands, orders=orders, reduction=reduction))
 
 
+# Symbolic zeros: the slope of an argument that is not differentiated may be infinite.
 @functools.partial(_computed.defjvp, symbolic_zeros=True)
 def _computed_jvp(
-    operation: int,
-    total: Any,
-    divisor: float,
-    primals: tuple[Any, ...],
-    tangents: tuple[Any, ...],
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    varying = [
-        index
+    orders: tuple[int, ...], reduction: str, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Arrays, Arrays]:
+    changes = {
+        index: tangent
         for index, tangent in enumerate(tangents)
         if not (tangent is None or isinstance(tangent, SymbolicZero))
-    ]
-    if varying == [1] and operation != kernel.GRAD_AND_HESS:
-        results = _computed(kernel.VALUE_AND_GRAD, total, divisor, *primals)
-        slopes = [results[1]]
-        if operation == kernel.LOSS:
-            results = results[:1]
-        else:
-            _, hessian = _computed(kernel.GRAD_AND_HESS, None, 1.0, *primals)
-            slopes.append(hessian / divisor)
-        changes = [slope * tangents[1] for slope in slopes]
-        if total is not None:
-            changes[0] = jnp.sum(changes[0], dtype=total)
-        return results, tuple(changes)
+    }
+    if reduction == "none":
+        return _elementwise_jvp(orders, primals, changes)
+    if orders == (0,) and list(changes) == [1]:
+        value, gradient = _computed((0, 1), reduction, *primals)
+        return (value,), (jnp.sum(gradient * changes[1], dtype=value.dtype),)
 
-    def by_formula(*varied: Array) -> tuple[Array, ...]:
-        operands = list(primals)
-        for index, operand in zip(varying, varied, strict=True):
-            operands[index] = operand
-        return tuple(_by_formula(*operands, operation=operation, total=total, divisor=divisor))
+    def by_parts(varied: dict[int, Array]) -> Arrays:
+        arguments = [varied.get(index, primal) for index, primal in enumerate(primals)]
+        return _by_parts(*arguments, orders=orders, reduction=reduction)
 
-    return jax.jvp(
-        by_formula, [primals[index] for index in varying], [tangents[index] for index in varying]
+    results: tuple[Arrays, Arrays] = jax.jvp(
+        by_parts, [{index: primals[index] for index in changes}], [changes]
     )
+    return results
+
+
+def _elementwise_jvp(
+    orders: tuple[int, ...], primals: tuple[Any, ...], changes: dict[int, Array]
+) -> tuple[Arrays, Arrays]:
+    labels, logits, pos_weight, weight = primals
+    # Slopes by the logits are results of the next order, which the same call gives.
+    wanted = {*orders, *(order + 1 for order in orders if order < 2 and 1 in changes)}
+    known = dict(zip(sorted(wanted), _computed(tuple(sorted(wanted)), "none", *primals)))
+
+    def derivative(order: int, *arguments: Any) -> Array:
+        if all(map(operator.is_, arguments, primals)):
+            return known[order]
+        labels, logits, pos_weight, scale = arguments
+        pos_weight = pos_weight.astype(logits.dtype)
+        return _computed((order,), "none", labels, logits, pos_weight, scale)[0]
+
+    def full(value: float) -> Array:
+        # A number will do.
+        return jnp.asarray(value, logits.dtype)
+
+    scales = [weight, weight, weight, _unmasked(*primals) if 3 in changes else None]
+    tangents = []
+    for order in orders:
+        by = _formula.slopes(derivative, order, *primals, full, jnp)
+        terms = [by[index](scales[index]) * change for index, change in changes.items()]
+        tangents.append(functools.reduce(operator.add, terms))
+    return tuple(known[order] for order in orders), tuple(tangents)
+
+
+def _unmasked(labels: Array, logits: Array, pos_weight: Array, weight: Array) -> Array:
+    """1, but 0 where a weight of zero masks what is not finite, for the slope by the weight.
+
+    Neither that slope nor its own derivatives may see such an element: automatic derivatives
+    multiply what `where` drops by zero, and 0 * nan is nan.
+    """
+    labels = labels.astype(logits.dtype)
+    # No term of the loss or of its derivatives is larger.
+    bound = (1 + jnp.abs(labels)) * (1 + jnp.abs(logits)) * (1 + jnp.abs(pos_weight))
+    return jnp.where((weight == 0) & ~jnp.isfinite(bound), 0, 1).astype(logits.dtype)
+
+
+def _by_parts(
+    labels: Array,
+    logits: Array,
+    pos_weight: Array,
+    weight: Array | None = None,
+    *,
+    orders: tuple[int, ...],
+    reduction: str,
+) -> Arrays:
+    """The same element by element, then reduced by XLA."""
+    results = _computed(orders, "none", labels, logits, pos_weight, weight)
+    return _reduced(results, orders, reduction, logits, weight)
+
+
+def _reduced(
+    results: Arrays, orders: tuple[int, ...], reduction: str, logits: Array, weight: Array | None
+) -> Arrays:
+    if isinstance(logits.size, int) or reduction == "sum":
+        divisor = _reductions.divisor(reduction, logits, weight, jnp)
+    elif reduction == "mean":
+        # A program that is exported may leave the size open.
+        divisor = jnp.asarray(logits.size, _reductions.accumulator(logits, jnp))
+    else:
+        divisor = _reductions.total(jnp.broadcast_to(weight, logits.shape), jnp)
+    return _reductions.reduce_each(results, orders, divisor, weight, jnp)
+
+
+def _by_formula(
+    labels: Array,
+    logits: Array,
+    pos_weight: Array,
+    weight: Array | None = None,
+    *,
+    orders: tuple[int, ...],
+    reduction: str,
+) -> Arrays:
+    labels = labels.astype(logits.dtype)
+    results = _formula.derivatives(orders, labels, logits, pos_weight, _xp)
+    results = tuple(_reductions.masked(result, weight, jnp) for result in results)
+    if reduction == "none":
+        return results
+    # Without this, XLA's CPU compiler takes the comparisons of the formula apart where the losses
+    # are added up, which then takes two to five times as long.
+    results = tuple(jnp.where(jnp.isnan(result), jnp.nan, result) for result in results)
+    return _reduced(results, orders, reduction, logits, weight)
+
+
+def _by_kernel(*operands: Array, orders: tuple[int, ...], reduction: str) -> Arrays:
+    results = [
+        jax.ShapeDtypeStruct(result.shape, result.dtype)
+        for result in _types(*operands, orders=orders, reduction=reduction)
+    ]
+    call = jax.ffi.ffi_call(_TARGET, results)
+    wanted = sum(1 << order for order in orders)
+    reduction_number = _reductions.REDUCTIONS.index(reduction)
+    return tuple(
+        call(*operands, orders=np.int64(wanted), reduction=np.int64(reduction_number))
+    )
+
+
+def _types(
+    labels: Any, logits: Any, *coefficients: Any, orders: tuple[int, ...], reduction: str
+) -> list[Any]:
+    """Shapes and dtypes of the results."""
+    whole = jax.core.ShapedArray(logits.shape, logits.dtype)
+    if reduction == "none":
+        return [whole for _ in orders]
+    number = jax.core.ShapedArray((), _reductions.accumulator(logits, jnp))
+    return [whole if order else number for order in orders]
+
+
+def _batched(
+    operands: Any, axes: Any, *, orders: tuple[int, ...], reduction: str
+) -> tuple[Any, list[int]]:
+    """The operation on arrays with one more axis at the front: elementwise, then added up."""
+    if reduction == "none":
+        ndim = operands[1].ndim + (axes[1] is None)
+        sizes = zip(operands, axes, strict=True)
+        count = next(operand.shape[axis] for operand, axis in sizes if axis is not None)
+        operands = [_with_axis(*given, ndim) for given in zip(operands, axes, strict=True)]
+        operands[1] = jnp.broadcast_to(operands[1], (count, *operands[1].shape[1:]))
+        results = _primitive.bind(*operands, orders=orders, reduction=reduction)
+    else:
+        by_parts = functools.partial(_by_parts, orders=orders, reduction=reduction)
+        results = jax.vmap(by_parts, axes)(*operands)
+    return results, [0] * len(orders)
+
+
+def _with_axis(operand: Array, axis: int | None, ndim: int) -> Array:
+    """`operand` with `ndim` axes, of which the first is the one it is mapped over."""
+    operand = operand[None] if axis is None else jnp.moveaxis(operand, axis, 0)
+    return jnp.expand_dims(operand, tuple(range(1, ndim - operand.ndim + 1)))
+
+
+def _lowered(context: Any, *operands: Any, **options: Any) -> Any:
+    use_kernel = _is_for_one_cpu(context.module_context) and _is_registered()
+    rule = mlir.lower_fun(_by_kernel if use_kernel else _by_formula, multiple_results=True)
+    return rule(context, *operands, **options)
 
 
 # One operation for the compiler, so that the kernel is chosen only when it is known that the code
 # is for one CPU.
-_primitive = Primitive("logistic_loss")
+_primitive = Primitive(_NAME)
 _primitive.multiple_results = True
+_primitive.def_impl(_by_formula)
+_primitive.def_abstract_eval(_types)
+batching.primitive_batchers[_primitive] = _batched
+mlir.register_lowering(_primitive, mlir.lower_fun(_by_formula, multiple_results=True))
+mlir.register_lowering(_primitive, _lowered, platform="cpu")
+
+
+# What JAX does not promise to keep, or has not always had, is named in these three and in the
+# imports.
 
 
 def _is_sharded(array: Array) -> bool:
@@ -156,51 +277,12 @@ def _is_sharded(array: Array) -> bool:
     return not hasattr(jax, "shard_map") or not jax.typeof(array).sharding.mesh.empty
 
 
-def _shapes(labels: Any, logits: Any, *coefficients: Any, **options: Any) -> list[Any]:
-    whole = jax.core.ShapedArray(logits.shape, logits.dtype)
-    first = whole if options["total"] is None else jax.core.ShapedArray((), options["total"])
-    return [first] if options["operation"] == kernel.LOSS else [first, whole]
-
-
-_primitive.def_abstract_eval(_shapes)
-
-
-def _batched(operands: Any, axes: Any, **options: Any) -> tuple[list[Array], list[int]]:
-    """The operation on arrays with one more axis at the front: elementwise, then added up."""
-    count = next(
-        operand.shape[axis]
-        for operand, axis in zip(operands, axes, strict=True)
-        if axis is not None
-    )
-    ndim = operands[1].ndim - (axes[1] is not None)
-    aligned = []
-    for index, (operand, axis) in enumerate(zip(operands, axes, strict=True)):
-        if axis is not None:
-            operand = jnp.moveaxis(operand, axis, 0)
-            missing = tuple(range(1, ndim - operand.ndim + 2))
-            operand = jnp.expand_dims(operand, missing)
-        elif index < 2:
-            operand = jnp.broadcast_to(operand, (count, *operand.shape))
-        aligned.append(operand)
-    total = options.pop("total")
-    first, *second = _primitive.bind(*aligned, **options, total=None)
-    if total is not None:
-        first = jnp.sum(first, axis=range(1, first.ndim), dtype=total) / options["divisor"]
-    return [first, *second], [0] * (1 + len(second))
-
-
-batching.primitive_batchers[_primitive] = _batched
-
-
-def _lowered(context: Any, *operands: Any, **options: Any) -> Any:
-    module = context.module_context
+def _is_for_one_cpu(module: Any) -> bool:
     # An exported program may run where there is no kernel, and between devices the compiler can
     # divide only what it sees into.
     is_exported = getattr(getattr(module, "lowering_parameters", None), "for_export", True)
     devices = getattr(getattr(module, "axis_context", None), "num_devices", None)
-    use_kernel = not is_exported and devices == 1 and _is_registered()
-    rule = mlir.lower_fun(_by_kernel if use_kernel else _by_formula, multiple_results=True)
-    return rule(context, *operands, **options)
+    return not is_exported and devices == 1
 
 
 @functools.cache
@@ -214,163 +296,6 @@ def _is_registered() -> bool:
     except Exception:
         return False
     return True
-
-
-_TARGET = "logitloss"
-
-
-def _by_kernel(
-    labels: Array,
-    logits: Array,
-    pos_weight: Array,
-    weight: Array | None = None,
-    *,
-    operation: int,
-    total: Any,
-    divisor: float,
-) -> list[Array]:
-    pos_weight, pos_weight_period, pos_weight_repeat = _coefficient(pos_weight, logits.shape)
-    weight, weight_period, weight_repeat = _coefficient(
-        jnp.ones((), logits.dtype) if weight is None else weight, logits.shape
-    )
-    whole = jax.ShapeDtypeStruct(logits.shape, logits.dtype)
-    first = whole if total is None else jax.ShapeDtypeStruct((), total)
-    call = jax.ffi.ffi_call(_TARGET, [first] if operation == kernel.LOSS else [first, whole])
-    # xla.c finds these in alphabetical order.
-    results = call(
-        labels,
-        logits,
-        pos_weight,
-        weight,
-        divisor=np.float64(divisor),
-        operation=np.int64(operation),
-        pos_weight_period=np.int64(pos_weight_period),
-        pos_weight_repeat=np.int64(pos_weight_repeat),
-        reduce=np.int64(total is not None),
-        weight_period=np.int64(weight_period),
-        weight_repeat=np.int64(weight_repeat),
-    )
-    return list(results)
-
-
-def _coefficient(value: Array, shape: tuple[int, ...]) -> tuple[Array, int, int]:
-    """Values, period and repeat of a coefficient, as blocks.h has them; no period for a number."""
-    if value.size == 1:
-        return value, 0, 1
-    own = (1,) * (len(shape) - value.ndim) + value.shape
-    period, repeat = period_and_repeat(own, shape)
-    if value.size != period:
-        return jnp.broadcast_to(value, shape), math.prod(shape), 1
-    if repeat == 1 and period < math.prod(shape):
-        # The kernel reads past the end of a period: see blocks.h.
-        copies = 1 + -(-kernel.BLOCK // period)
-        value = jnp.tile(value.reshape(-1), copies)[: period + kernel.BLOCK]
-    return value, period, repeat
-
-
-def _by_formula(
-    labels: Array,
-    logits: Array,
-    pos_weight: Array,
-    weight: Array | None = None,
-    *,
-    operation: int,
-    total: Any,
-    divisor: float,
-) -> list[Array]:
-    labels = labels.astype(logits.dtype)
-    inputs = Arguments(jnp, labels, logits, pos_weight, weight, logits.dtype)
-    results = [_weighted(order, inputs) for order in _ORDERS[operation]]
-    if total is not None:
-        results[0] = jnp.sum(results[0], dtype=total) / divisor
-    if operation == kernel.VALUE_AND_GRAD:
-        results[1] = results[1] / divisor
-    return results
-
-
-# The derivatives by the logits that an operation gives.
-_ORDERS = {kernel.LOSS: (0,), kernel.VALUE_AND_GRAD: (0, 1), kernel.GRAD_AND_HESS: (1, 2)}
-
-_primitive.def_impl(_by_formula)
-mlir.register_lowering(_primitive, mlir.lower_fun(_by_formula, multiple_results=True))
-mlir.register_lowering(_primitive, _lowered, platform="cpu")
-
-
-def _weighted(order: int, inputs: Arguments) -> Array:
-    live = _without_masked(inputs)
-    values = _derivative(order, live.labels, live.logits, live.pos_weight)
-    return values if inputs.weight is None else inputs.weight * values
-
-
-def _without_masked(inputs: Arguments) -> Arguments:
-    """Replace what an element of zero weight holds, if it could make anything else than zero.
-
-    Before the formula, not after it: an automatic derivative multiplies what `where` drops by
-    zero, and 0 * nan is nan. Finite elements stay, for the derivative by their weight.
-    """
-    if inputs.weight is None:
-        return inputs
-    labels, logits, pos_weight = inputs.labels, inputs.logits, inputs.pos_weight
-    # No term of the loss or of its derivatives is larger.
-    bound = (1 + jnp.abs(labels)) * (1 + jnp.abs(logits)) * (1 + jnp.abs(pos_weight))
-    masked = (inputs.weight == 0) & ~jnp.isfinite(bound)
-    return inputs._replace(
-        labels=jnp.where(masked, 0, labels),
-        logits=jnp.where(masked, 0, logits),
-        pos_weight=jnp.where(masked, 0, pos_weight),
-    )
-
-
-def _summable_loss(
-    labels: Array, logits: Array, pos_weight: Array, xp: _formula.Namespace
-) -> Array:
-    values = _formula.loss(labels, logits, pos_weight, xp)
-    # Without this, XLA's CPU compiler takes the comparisons of the formula apart where the losses
-    # are added up, which then takes two to five times as long.
-    return jnp.where(jnp.isnan(values), jnp.nan, values)
-
-
-_CLOSED_FORMS = (_summable_loss, _formula.gradient, _formula.hessian)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _derivative(order: int, labels: Array, logits: Array, pos_weight: Array) -> Array:
-    """The loss, or its first or second derivative by the logits."""
-    return _CLOSED_FORMS[order](labels, logits, pos_weight, _xp)
-
-
-# Symbolic zeros: the slope of an argument that is not differentiated may be infinite.
-@functools.partial(_derivative.defjvp, symbolic_zeros=True)
-def _derivative_jvp(
-    order: int, primals: tuple[Array, ...], tangents: tuple[Array, ...]
-) -> tuple[Array, Array]:
-    value = _derivative(order, *primals)
-    tangent = jnp.zeros_like(value)
-    for slope, change in zip((_by_labels, _by_logits, _by_pos_weight), tangents, strict=True):
-        if not isinstance(change, SymbolicZero):
-            tangent = tangent + slope(order, *primals) * change
-    return value, tangent
-
-
-# The slopes are made of derivatives with this same rule, so that they have derivatives in turn.
-
-
-def _by_labels(order: int, labels: Array, logits: Array, pos_weight: Array) -> Array:
-    positives = _derivative(order, jnp.ones_like(logits), logits, pos_weight)
-    return positives - _derivative(order, jnp.zeros_like(logits), logits, pos_weight)
-
-
-def _by_logits(order: int, labels: Array, logits: Array, pos_weight: Array) -> Array:
-    if order < 2:
-        return _derivative(order + 1, labels, logits, pos_weight)
-    # s(x) s(-x) has the slope s(x) s(-x) (s(-x) - s(x)).
-    return _derivative(2, labels, logits, pos_weight) * -jnp.tanh(logits / 2)
-
-
-def _by_pos_weight(order: int, labels: Array, logits: Array, pos_weight: Array) -> Array:
-    ones = jnp.ones_like(logits)
-    slope = _derivative(order, ones, logits, ones)
-    return labels * jnp.where((labels == 0) & jnp.isinf(slope), 0, slope)
 
 
 # log1p(e) / e - 1 for 0 <= e <= 1 in powers of e - 1/2, from the lowest: LOG1P_32 and LOG1P_64 of
