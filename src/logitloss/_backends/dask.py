@@ -72,7 +72,7 @@ def _known_divisor(call: Call) -> float | None:
     size = size_of(call.logits)
     if call.reduction != "sum" and (call.reduction == "weighted_mean" or size is None):
         return None
-    return _reductions.divisor(call.reduction, call.logits, None, call.xp)  # type: ignore[no-any-return]
+    return _reductions.divisor(call.reduction, call.logits, None, call.xp)
 
 
 # The graph.
@@ -133,6 +133,9 @@ def _computed(call: Call) -> tuple[Any, ...]:
 
 
 def _summed(call: Call, reduction: str) -> tuple[Any, ...]:
+    if getattr(call.dtype, "itemsize", 4) < 4:
+        # Half precision is rounded once, when a gradient has been divided.
+        call = generic.cast(call)
     total, *rest = _computed(call._replace(reduction=_reductions.TOTAL))
     weight = call.weight if call.weight is None else generic.convert(call.weight, call)
     divisor = _reductions.divisor(reduction, call.logits, weight, call.xp)

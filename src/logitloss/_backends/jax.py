@@ -122,14 +122,15 @@ def _elementwise_jvp(
     labels, logits, pos_weight, weight = primals
     # Slopes by the logits are results of the next order, which the same call gives.
     wanted = {*orders, *(order + 1 for order in orders if order < 2 and 1 in changes)}
-    known = dict(zip(sorted(wanted), _computed(tuple(sorted(wanted)), "none", *primals)))
+    together = tuple(sorted(wanted))
+    known = dict(zip(together, _computed(together, "none", *primals), strict=True))
 
     def derivative(order: int, *arguments: Any) -> Array:
         if all(map(operator.is_, arguments, primals)):
             return known[order]
-        labels, logits, pos_weight, scale = arguments
-        pos_weight = pos_weight.astype(logits.dtype)
-        return _computed((order,), "none", labels, logits, pos_weight, scale)[0]
+        z, x, q, scale = arguments
+        # The labels, which may be integers, also come as pos_weight.
+        return _computed((order,), "none", z, x, q.astype(x.dtype), scale)[0]
 
     def full(value: float) -> Array:
         # A number will do.
@@ -138,7 +139,7 @@ def _elementwise_jvp(
     scales = [weight, weight, weight, _unmasked(*primals) if 3 in changes else None]
     tangents = []
     for order in orders:
-        by = _formula.slopes(derivative, order, *primals, full, jnp)
+        by = _formula.slopes(derivative, order, labels, logits, pos_weight, weight, full, jnp)
         terms = [by[index](scales[index]) * change for index, change in changes.items()]
         tangents.append(functools.reduce(operator.add, terms))
     return tuple(known[order] for order in orders), tuple(tangents)
@@ -175,11 +176,11 @@ def _reduced(
 ) -> Arrays:
     if isinstance(logits.size, int) or reduction == "sum":
         divisor = _reductions.divisor(reduction, logits, weight, jnp)
-    elif reduction == "mean":
+    elif reduction == "mean" or weight is None:
         # A program that is exported may leave the size open.
         divisor = jnp.asarray(logits.size, _reductions.accumulator(logits, jnp))
     else:
-        divisor = _reductions.total(jnp.broadcast_to(weight, logits.shape), jnp)
+        divisor = _reductions.total(weight * jnp.ones_like(logits), jnp)
     return _reductions.reduce_each(results, orders, divisor, weight, jnp)
 
 
@@ -203,17 +204,16 @@ def _by_formula(
     return _reduced(results, orders, reduction, logits, weight)
 
 
-def _by_kernel(*operands: Array, orders: tuple[int, ...], reduction: str) -> Arrays:
-    results = [
-        jax.ShapeDtypeStruct(result.shape, result.dtype)
-        for result in _types(*operands, orders=orders, reduction=reduction)
-    ]
-    call = jax.ffi.ffi_call(_TARGET, results)
+def _by_kernel(
+    labels: Array, logits: Array, *coefficients: Array, orders: tuple[int, ...], reduction: str
+) -> Arrays:
+    # The kernel repeats coefficients itself.
+    labels = jnp.broadcast_to(labels, logits.shape)
+    operands = labels, logits, *coefficients
+    call = jax.ffi.ffi_call(_TARGET, _types(*operands, orders=orders, reduction=reduction))
     wanted = sum(1 << order for order in orders)
-    reduction_number = _reductions.REDUCTIONS.index(reduction)
-    return tuple(
-        call(*operands, orders=np.int64(wanted), reduction=np.int64(reduction_number))
-    )
+    number = _reductions.REDUCTIONS.index(reduction)
+    return tuple(call(*operands, orders=np.int64(wanted), reduction=np.int64(number)))
 
 
 def _types(
