@@ -406,6 +406,38 @@ def test_jit_needs_shapes_and_dtypes_only() -> None:
         assert leaf.shape in ((2, 3), ())
 
 
+@pytest.mark.parametrize("rows", [4, 0])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_strict_modes_of_jax(path: str, dtype: str, rows: int) -> None:
+    """JAX may be set to promote nothing and to add no axis: every derivative can be compiled."""
+
+    def derivatives(reduction, labels, *given):
+        def total(logits, pos_weight, weight, labels=labels):
+            return weighted(labels, logits, pos_weight, weight=weight, reduction=reduction).sum()
+
+        yield jax.value_and_grad(total, (0, 1, 2))(*given)
+        yield jax.jvp(jax.grad(total), given, given)
+        yield jax.vmap(lambda x: total(x, *given[1:]), 1)(given[0][:, None])
+        if labels.dtype == dtype:
+            yield jax.grad(lambda z: total(*given, labels=z))(labels)
+
+    def results(labels, logits, pos_weight, weight):
+        options = {"weight": weight}
+        yield logitloss.grad_and_hess(labels, logits, pos_weight, **options)
+        for options["reduction"] in ("none", "sum", "mean", "weighted_mean"):
+            yield logitloss.value_and_grad(labels, logits, pos_weight, **options)
+            yield from derivatives(options["reduction"], labels, logits, pos_weight, weight)
+
+    shapes = (rows, 3), (3,), (3,)
+    logits, *coefficients = (jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)
+    for kind in (dtype, "bool"):
+        labels = jax.ShapeDtypeStruct((rows, 3), kind)
+        function = jax.jit(lambda *arguments: list(results(*arguments)))
+        with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+            lowered = function.lower(labels, logits, *coefficients)
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(lowered.out_info)} == {dtype}
+
+
 def test_numpy_beside_traced_arrays() -> None:
     labels, pos_weight = np.array([1, 0], dtype="int8"), np.float64(3.0)
     logits = np.array([0.5, -1.0], dtype="float32")
@@ -455,6 +487,48 @@ def test_export() -> None:
     expected = logitloss.value_and_grad(labels, logits, 3.0, reduction="mean")
     for value, true in zip(got, expected, strict=True):
         np.testing.assert_array_max_ulp(np.asarray(value), true, 4)
+
+
+@pytest.mark.parametrize("weight_shape", [None, (3,), ("rows", 3), ("rows", 1), ()], ids=str)
+@pytest.mark.parametrize("reduction", ["sum", "mean", "weighted_mean"])
+def test_export_of_any_number_of_rows(
+    reduction: str, weight_shape: tuple[int | str, ...] | None
+) -> None:
+    def gradients(labels, logits, weight):
+        def loss(labels, logits, weight):
+            return weighted(labels, logits, 3.0, weight=weight, reduction=reduction)
+
+        return jax.value_and_grad(loss, (0, 1) if weight is None else (0, 1, 2))(
+            labels, logits, weight
+        )
+
+    shapes = [("rows", 3), ("rows", 3), weight_shape]
+    rows = export.symbolic_shape("rows")
+    symbolic = [
+        None
+        if shape is None
+        else jax.ShapeDtypeStruct(
+            tuple(rows[0] if size == "rows" else size for size in shape), "float32"
+        )
+        for shape in shapes
+    ]
+    exported = export.export(jax.jit(gradients))(*symbolic)
+    generator = np.random.default_rng(4)
+    for rows in (1, 5):
+        given = [
+            None
+            if shape is None
+            else generator.random(
+                tuple(rows if size == "rows" else size for size in shape), "float32"
+            )
+            for shape in shapes
+        ]
+        got = exported.call(*given)
+        expected = gradients(*(a if a is None else jnp.asarray(a, "float64") for a in given))
+        for value, true in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            # The slopes by weights are differences of terms of about 1.
+            ulp = np.spacing(np.float32(max(1, abs(true).max())))
+            assert (abs(value - true) <= 4 * ulp).all()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no custom call there")
