@@ -101,6 +101,55 @@ def test_chunks_of_another_library() -> None:
         assert result.dtype == value.dtype == "float32"
 
 
+def test_chunks_of_sparse_arrays() -> None:
+    sparse = pytest.importorskip("sparse")
+    arrays = data("float32")
+    mask = arrays["labels"]
+    labels, logits, weight = (
+        da.from_array(sparse.COO.from_numpy(a), chunks=(2, 5))
+        for a in (arrays["labels"], arrays["logits"] * mask, mask)
+    )
+    results = everything(labels, logits, 2.0, weight)
+    expected = everything(arrays["labels"], arrays["logits"] * mask, 2.0, mask)
+    for (name, result), value in zip(results.items(), compute(*results.values()), strict=True):
+        assert value.dtype == result.dtype == "float32"
+        # Dask takes a number of sparse arrays for one of NumPy.
+        assert isinstance(result._meta, sparse.COO if result.ndim else np.ndarray)
+        assert isinstance(value, sparse.COO if result.ndim else np.float32)
+        dense = value.todense() if result.ndim else value
+        np.testing.assert_array_max_ulp(dense, np.asarray(expected[name]), 4)
+
+
+def test_columns_of_dask_stay_lazy() -> None:
+    pandas = pytest.importorskip("pandas")
+    frames = pytest.importorskip("dask.dataframe")
+    table = pandas.DataFrame(
+        {
+            "labels": [0, 1, 1, 0, 1],
+            "logits": [0.5, -1.0, 2.0, 0.0, 30.0],
+            "pos_weight": [2.0, 3.0, 0.5, 1.0, 0.0],
+            "weight": [1.0, 0.0, 2.0, 0.25, 1.0],
+        }
+    )
+    columns = dict(frames.from_pandas(table, npartitions=2).items())
+    frame = frames.from_pandas(table, npartitions=2)
+    labels = columns["labels"]
+    balanced = (1 - labels).sum() / labels.sum()
+    with dask.config.set(scheduler=refuse):
+        results = everything(**columns)
+        of_number = everything(labels, columns["logits"], balanced)
+        of_table = everything(frame[["labels"]], frame[["logits"]])
+    pair = [table[name].to_numpy() for name in ("labels", "logits")]
+    for got, expected in (
+        (results, everything(**{name: table[name].to_numpy() for name in table})),
+        (of_number, everything(*pair, 2 / 3)),
+        (of_table, everything(*(column[:, None] for column in pair))),
+    ):
+        for name, value in zip(got, compute(*got.values()), strict=True):
+            assert isinstance(got[name], da.Array)
+            np.testing.assert_allclose(value, expected[name], rtol=1e-14, err_msg=name)
+
+
 def test_different_chunks_are_aligned() -> None:
     arrays = data()
     expected = everything(**arrays)

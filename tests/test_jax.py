@@ -447,6 +447,23 @@ def test_numpy_beside_traced_arrays() -> None:
     np.testing.assert_array_max_ulp(got, expected, 4)
 
 
+@pytest.mark.parametrize("argument", ["pos_weight", "weight"])
+def test_lists_of_traced_numbers(argument: str) -> None:
+    labels, logits = jnp.array([1.0, 0.0]), jnp.array([0.5, -1.0])
+
+    def total(first, second):
+        given = {"pos_weight": 2.0} | {argument: [first, second]}
+        return weighted(labels, logits, **given, reduction="sum")
+
+    got = jax.jit(jax.value_and_grad(total, (0, 1)))(1.5, 3.0)
+    expected = jax.value_and_grad(total, (0, 1))(jnp.array(1.5), jnp.array(3.0))
+    jax.tree.map(lambda a, b: np.testing.assert_array_max_ulp(a, b, 4), got, expected)
+    # The second label is 0, which a pos_weight does not concern.
+    assert (got[1][1] == 0) == (argument == "pos_weight")
+    with pytest.raises(TypeError, match="`labels` must be an array of numbers"):
+        jax.jit(lambda z: weighted([z, 0.0], logits, 1.0))(1.0)
+
+
 def test_subnormals(path: str) -> None:
     """As inputs and as results: zeros for XLA's CPU, but not for the kernel (docs/backends.md)."""
     points = np.float32([[1, 0, 1e-40], [0, -100, 1], [1e-40, -1e38, 1]])

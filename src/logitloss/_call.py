@@ -18,7 +18,7 @@ from array_api_compat import device as device_of
 
 from logitloss._formula import Array, Namespace
 from logitloss._kernel import kernel
-from logitloss._libraries import library_of, placement
+from logitloss._libraries import as_lazy_array, library_of, placement
 from logitloss._reductions import REDUCTIONS
 
 # The operations: the derivatives by the logits that each returns, by their orders.
@@ -68,6 +68,7 @@ def check(
     if not (name is None or isinstance(name, str)):
         raise TypeError(f"`name` must be a string or None; got {_kind_of(name)}.")
 
+    labels, logits, pos_weight, weight = map(as_lazy_array, (labels, logits, pos_weight, weight))
     given = {"labels": labels, "logits": logits, "pos_weight": pos_weight, "weight": weight}
     for argument, value in given.items():
         _refuse_masked(argument, value)
@@ -215,7 +216,9 @@ def _as_numpy(argument: str, value: object) -> np.ndarray[Any, Any]:
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"`{argument}` must be an array of numbers; got {error}.") from error
+        # A subclass of a library's own may be made of anything else than a message.
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"`{argument}` must be an array of numbers; got {error}.") from error
     _check_dtype(argument, array.dtype, np)
     return array
 
@@ -294,13 +297,31 @@ def _coefficient(
     if _is_array(value) and not isinstance(value, np.ndarray):
         _check_dtype(argument, value.dtype, xp)
         array = value
-    else:
+    elif is_numpy_namespace(xp):
         array = _as_numpy(argument, value)
-        if not is_numpy_namespace(xp):
-            # float64 holds every NumPy dtype that other libraries refuse; `dtype` is what they have
-            array = xp.asarray(array.astype(np.float64, order="C"), dtype=dtype, device=device)
+    else:
+        array = _converted(argument, value, xp, device, dtype)
     _check_broadcasts(argument, tuple(array.shape), tuple(logits.shape))
     return array
+
+
+def _converted(argument: str, value: object, xp: Namespace, device: Any, dtype: Any) -> Array:
+    """A coefficient of NumPy's, or one that NumPy reads, as an array of `xp`."""
+    try:
+        array = _as_numpy(argument, value)
+    except TypeError:
+        if not _holds_array(value):
+            raise
+        # Numbers that JAX traces, or that lie on another device, are none for NumPy.
+        return xp.asarray(value, dtype=dtype, device=device)
+    # float64 holds every NumPy dtype that other libraries refuse; `dtype` is what they have
+    return xp.asarray(array.astype(np.float64, order="C"), dtype=dtype, device=device)
+
+
+def _holds_array(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and any(
+        _is_array(item) or _holds_array(item) for item in value
+    )
 
 
 def _check_broadcasts(argument: str, shape: tuple[Any, ...], target: tuple[Any, ...]) -> None:

@@ -57,6 +57,18 @@ def placement(array: Array, xp: Namespace) -> Any:
     return device_of(array) if library_of(xp).has_devices else None
 
 
+def as_lazy_array(value: Any) -> Any:
+    """A column, table or number of Dask as an array of Dask; anything else as it is.
+
+    `np.asarray` would compute it at once.
+    """
+    if not hasattr(type(value), "to_dask_array"):
+        return value
+    if value.ndim:
+        return value.to_dask_array()
+    return value.to_series().to_dask_array(lengths=(1,)).reshape(())
+
+
 def is_tensor(value: object) -> bool:
     """Whether `value` is a tensor of PyTorch, asked so that Dynamo can trace the question."""
     torch = sys.modules.get("torch")
