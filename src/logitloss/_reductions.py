@@ -65,9 +65,11 @@ def divisor(reduction: str, logits: Array, weight: Array | None, xp: Namespace) 
         return 1.0
     size = size_of(logits)
     if reduction == "weighted_mean" and weight is not None:
-        # A library that has no size yet has no shape to broadcast to either.
-        whole = weight * xp.ones_like(logits) if size is None else None
-        return total(xp.broadcast_to(weight, logits.shape) if whole is None else whole, xp)
+        given = size_of(weight)
+        if size is None or given is None:
+            # A library that has no size yet cannot tell how often a weight is repeated.
+            return total(weight * xp.ones_like(logits), xp)
+        return total(weight, xp) * (size / given if given else 1.0)
     return total(xp.ones_like(logits), xp) if size is None else float(size)
 
 

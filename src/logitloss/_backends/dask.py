@@ -18,6 +18,7 @@ from logitloss import _reductions
 from logitloss._backends import generic
 from logitloss._call import Call, check
 from logitloss._formula import Array
+from logitloss._kernel import kernel
 from logitloss._libraries import library_of, load_backend
 from logitloss._threads import one_thread
 
@@ -41,14 +42,21 @@ def compute(call: Call) -> tuple[Array, ...]:
     names = [_NAMES[order] for order in call.orders]
     if len(names) == 1:
         names = [call.name or _NAME]
-    first, *rest = _by_chunk(call, names)
     if call.reduction == "none":
-        return first, *rest
+        return _by_chunk(_results, call, names)
 
     divisor = _known_divisor(call)
+    sums, *gradients = _by_chunk(
+        _results_with_sum,
+        call,
+        names,
+        divisor=divisor,
+        reduction=call.reduction,
+        result_dtype=call.dtype,
+    )
     number = _meta(call, ndim=0)
     whole = da.reduction(
-        first,
+        sums,
         chunk=_keep,
         combine=_gather,
         aggregate=functools.partial(_add_up, divisor=divisor),
@@ -59,36 +67,38 @@ def compute(call: Call) -> tuple[Array, ...]:
     )
     value = _blockwise(_value, names[0], number, whole, like=number)
     # A gradient need not wait for the other chunks where the divisor is known.
-    by = whole if divisor is None else Sum(math.nan, divisor)
-    masked = call.weight if divisor is None else None
+    by, masked = (whole, call.weight) if divisor is None else (Sum(math.nan, divisor), None)
     return value, *(
-        _blockwise(_divided, name, _meta(call), gradient, by, masked, to=call.dtype)
-        for gradient, name in zip(rest, names[1:], strict=True)
+        _blockwise(_divided, name, _meta(call), gradient, by, masked, result_dtype=call.dtype)
+        for gradient, name in zip(gradients, names[1:], strict=True)
     )
 
 
 def _known_divisor(call: Call) -> float | None:
     """What the sum is divided by, where that does not depend on the data."""
-    size = size_of(call.logits)
-    if call.reduction != "sum" and (call.reduction == "weighted_mean" or size is None):
+    if call.reduction == "weighted_mean" or (
+        call.reduction == "mean" and size_of(call.logits) is None
+    ):
         return None
-    return _reductions.divisor(call.reduction, call.logits, None, call.xp)
+    return float(_reductions.divisor(call.reduction, call.logits, None, call.xp))
 
 
 # The graph.
 
 
-def _by_chunk(call: Call, names: list[str]) -> list[Array]:
-    """The results for each chunk, of which the first is a `Sum` if it is to be reduced."""
-    arguments = [call.labels, call.logits, call.pos_weight, call.weight]
-    options = {"orders": call.orders, "reduction": call.reduction}
+def _by_chunk(
+    task: Callable[..., Any], call: Call, names: list[str], **options: Any
+) -> tuple[Array, ...]:
+    """The results that `task` gives for each chunk: one alone, or several as a tuple."""
+    operands = call.labels, call.logits, call.pos_weight, call.weight
+    options["orders"] = call.orders
     if len(names) == 1:
-        return [_blockwise(_chunk, names[0], _meta(call), *arguments, **options)]
-    both = _blockwise(_chunk, _NAME, _meta(call), *arguments, **options)
-    return [
-        _blockwise(operator.itemgetter(index), name, _meta(call), both)
+        return (_blockwise(task, names[0], _meta(call), *operands, **options),)
+    together = _blockwise(task, _NAME, _meta(call), *operands, **options)
+    return tuple(
+        _blockwise(operator.itemgetter(index), name, _meta(call), together)
         for index, name in enumerate(names)
-    ]
+    )
 
 
 def _blockwise(
@@ -110,36 +120,57 @@ def _meta(call: Call, ndim: int | None = None) -> Array:
 
 # The tasks.
 
+# They run outside the np.errstate of the call that made them.
+_silently = np.errstate(all="ignore")
 
-def _chunk(
+
+def _results(*arguments: Any, orders: tuple[int, ...]) -> Any:
+    results = _computed(orders, arguments, "none")
+    return results if len(results) > 1 else results[0]
+
+
+def _results_with_sum(
     labels: Array,
     logits: Array,
     pos_weight: Any,
     weight: Any,
     *,
     orders: tuple[int, ...],
+    divisor: float | None,
     reduction: str,
+    result_dtype: Any,
 ) -> Any:
-    """The results for one chunk, or the only one."""
+    total, *gradients = _computed(orders, (labels, logits, pos_weight, weight), _reductions.TOTAL)
+    if divisor is None:
+        divisor = _part_of_divisor(logits, weight, reduction, result_dtype)
+    part = Sum(float(total), divisor)
+    return (part, *gradients) if gradients else part
+
+
+def _computed(
+    orders: tuple[int, ...], arguments: tuple[Any, ...], reduction: str
+) -> tuple[Any, ...]:
+    logits = arguments[1]
+    results: tuple[Any, ...] | None = None
     # Dask runs as many tasks as there are processors: threads within them would only compete.
     with one_thread():
-        call = check(orders, labels, logits, pos_weight, weight)
-        results = _computed(call) if reduction == "none" else _summed(call, reduction)
-    return results if len(results) > 1 else results[0]
+        if type(logits) is np.ndarray and logits.dtype.itemsize >= 4:
+            # The shortest way. The kernel leaves what has to be converted or refused.
+            results = kernel.compute(orders, *arguments, reduction, None)
+        if results is None:
+            call = check(orders, *arguments)._replace(reduction=reduction)
+            if reduction == _reductions.TOTAL and call.dtype.itemsize < 4:
+                # Half precision is rounded once, when a gradient has been divided.
+                call = generic.cast(call)
+            results = load_backend(library_of(call.xp)).compute(call)
+    return results
 
 
-def _computed(call: Call) -> tuple[Any, ...]:
-    return load_backend(library_of(call.xp)).compute(call)  # type: ignore[no-any-return]
-
-
-def _summed(call: Call, reduction: str) -> tuple[Any, ...]:
-    if getattr(call.dtype, "itemsize", 4) < 4:
-        # Half precision is rounded once, when a gradient has been divided.
-        call = generic.cast(call)
-    total, *rest = _computed(call._replace(reduction=_reductions.TOTAL))
-    weight = call.weight if call.weight is None else generic.convert(call.weight, call)
-    divisor = _reductions.divisor(reduction, call.logits, weight, call.xp)
-    return Sum(float(total), float(divisor)), *rest
+@_silently
+def _part_of_divisor(logits: Array, weight: Any, reduction: str, dtype: Any) -> float:
+    xp = array_namespace(logits)
+    weight = None if weight is None else xp.asarray(weight, dtype=dtype)
+    return float(_reductions.divisor(reduction, logits, weight, xp))
 
 
 # Sums of chunks are only gathered up Dask's tree, and added at its root, correctly rounded: the
@@ -174,10 +205,6 @@ def _added(terms: tuple[float, ...]) -> float:
         return sum(terms)
 
 
-# Tasks run outside the np.errstate of the call that made them.
-_silently = np.errstate(all="ignore")
-
-
 @_silently
 def _value(whole: Sum, *, like: Array) -> Any:
     value = np.float64(whole.total) / (whole.divisor or math.nan)
@@ -187,7 +214,7 @@ def _value(whole: Sum, *, like: Array) -> Any:
 
 
 @_silently
-def _divided(gradient: Array, whole: Sum, weight: Any, *, to: Any) -> Array:
+def _divided(gradient: Array, whole: Sum, weight: Any, *, result_dtype: Any) -> Array:
     xp = array_namespace(gradient)
     # As long as can be: the sum of the weights may be beyond the range of the gradient.
     quotient = xp.astype(gradient, _reductions.accumulator(gradient, xp), copy=False)
@@ -195,4 +222,4 @@ def _divided(gradient: Array, whole: Sum, weight: Any, *, to: Any) -> Array:
     if weight is not None:
         # Zero stays zero where other weights are NaN or cancel.
         quotient = xp.where(xp.asarray(weight, dtype=gradient.dtype) == 0, 0.0, quotient)
-    return xp.astype(quotient, to, copy=False)
+    return xp.astype(quotient, result_dtype, copy=False)

@@ -31,14 +31,14 @@ def compute(call: Call) -> tuple[Array, ...]:
 def cast(call: Call) -> Call:
     """Make every argument an array of the dtype that the formula is computed in."""
     return call._replace(
-        labels=convert(call.labels, call),
-        logits=convert(call.logits, call),
-        pos_weight=convert(call.pos_weight, call),
-        weight=None if call.weight is None else convert(call.weight, call),
+        labels=_cast(call.labels, call),
+        logits=_cast(call.logits, call),
+        pos_weight=_cast(call.pos_weight, call),
+        weight=None if call.weight is None else _cast(call.weight, call),
     )
 
 
-def convert(value: Array | float, call: Call) -> Array:
+def _cast(value: Array | float, call: Call) -> Array:
     """Round to the result dtype, then widen half precision, which is computed in float32."""
     xp, dtype = call.xp, call.dtype
     if isinstance(value, float):
