@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import importlib
 import itertools
 import math
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import backends
 import numpy as np
@@ -679,6 +681,59 @@ value, gradient = logitloss.value_and_grad(*second, pos_weight, reduction="mean"
 assert gradient.devices() == {jax.devices()[1]}
 check(value, gradient)
 """
+
+
+LOAD = """
+import pickle, sys
+import jax, jax.numpy as jnp
+from jax.experimental import serialize_executable
+
+labels, logits = jnp.ones(5), jnp.arange(5.0)
+if "compile" in sys.argv:
+    import logitloss
+
+    step = jax.jit(lambda z, x: logitloss.value_and_grad(z, x, reduction="mean"))
+    compiled = step.lower(labels, logits).compile()
+    assert "logitloss" in compiled.as_text()
+    sys.stdout.buffer.write(pickle.dumps(serialize_executable.serialize(compiled)))
+else:
+    compiled = serialize_executable.deserialize_and_load(*pickle.load(sys.stdin.buffer))
+    print(compiled(labels, logits)[0])
+"""
+
+
+@needs_kernel
+@pytest.mark.skipif(jax.__version_info__ < (0, 6, 1), reason="the formula alone")
+def test_compiled_programs_run_in_other_processes() -> None:
+    """The kernel is known as soon as JAX has devices, without a call of logitloss before."""
+
+    def run(*arguments: str, **options) -> bytes:
+        command = [sys.executable, "-c", LOAD, *arguments]
+        path = os.pathsep.join(filter(None, sys.path))
+        run = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, **options
+        )
+        assert run.returncode == 0, run.stderr.decode()
+        return run.stdout
+
+    expected = sigmoid_loss(np.ones(5), np.arange(5.0), reduction="mean")
+    got = np.float32(run(input=run("compile")))
+    np.testing.assert_array_max_ulp(got, np.float32(expected), 2)
+
+
+@pytest.mark.parametrize(
+    ("version", "taken"), [((0, 0), False), ((0, 1), True), ((0, 10), True), ((1, 1), False)]
+)
+def test_an_xla_that_may_refuse_the_kernel_is_not_asked_early(
+    version: tuple[int, int], taken: bool, tmp_path: Path
+) -> None:
+    plugin = importlib.import_module("jax_plugins.logitloss")
+    header = tmp_path / "xla" / "ffi" / "api" / "c_api.h"
+    header.parent.mkdir(parents=True)
+    names = ("XLA_FFI_API_MAJOR", "XLA_FFI_API_MINOR")
+    text = "\n".join(f"#define {n} {v}" for n, v in zip(names, version, strict=True))
+    header.write_text(text, encoding="utf-8")
+    assert plugin._takes_our_interface(tmp_path) == taken
 
 
 FORK = """
