@@ -8,23 +8,20 @@ the least that reads labels and logits. Chunks are small, so that what a task co
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import dask
 import dask.array as da
 import numpy as np
 from peers import POS_WEIGHT, arrays
+from timing import Calls, seconds
 
 from logitloss import value_and_grad, weighted_cross_entropy_with_logits
 
-CHUNKS, SIZE, ROUNDS = 1_000, 4_000, 15
+CHUNKS, SIZE = 1_000, 4_000
 
 
-def cases(dtype: str) -> dict[str, Callable[[], Any]]:
+def cases(dtype: str) -> Calls:
     labels, logits = arrays(CHUNKS * SIZE, dtype)
     weight = np.random.default_rng(0).random(logits.size) < 0.5
     z, x, w = (da.from_array(values, chunks=SIZE) for values in (labels, logits, weight))
@@ -47,20 +44,11 @@ def cases(dtype: str) -> dict[str, Callable[[], Any]]:
 def main() -> None:
     print("| dtype | call | ms | times the sum |\n| --- | --- | ---: | ---: |")
     for dtype in ("float32", "float64"):
-        calls = cases(dtype)
-        times: dict[str, list[float]] = {name: [] for name in calls}
-        order = list(calls)
         with dask.config.set(scheduler="threads"):
-            for _ in range(ROUNDS):
-                random.shuffle(order)
-                for name in order:
-                    start = time.perf_counter()
-                    calls[name]()
-                    times[name].append(time.perf_counter() - start)
-        found = {name: median(series) for name, series in times.items()}
+            found = seconds(cases(dtype), budget=20)
         least = next(iter(found.values()))
-        for name, seconds in found.items():
-            print(f"| {dtype} | {name} | {seconds * 1e3:.0f} | {seconds / least:.2f} |", flush=True)
+        for name, time in found.items():
+            print(f"| {dtype} | {name} | {time * 1e3:.0f} | {time / least:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

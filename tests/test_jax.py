@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import importlib
 import itertools
 import math
 import os
@@ -28,6 +27,7 @@ jnp = jax.numpy
 from jax import export  # noqa: E402
 
 from logitloss._backends import jax as backend  # noqa: E402
+from logitloss._backends import jax_plugin  # noqa: E402
 from logitloss._kernel import kernel  # noqa: E402
 
 BACKEND = backends.get("jax")
@@ -704,15 +704,22 @@ else:
 
 @needs_kernel
 @pytest.mark.skipif(jax.__version_info__ < (0, 6, 1), reason="the formula alone")
-def test_compiled_programs_run_in_other_processes() -> None:
+def test_compiled_programs_run_in_other_processes(tmp_path: Path) -> None:
     """The kernel is known as soon as JAX has devices, without a call of logitloss before."""
+    # What an installation leaves: these tests may run on the source tree.
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+    folder = tmp_path / "logitloss-0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Name: logitloss\nVersion: 0\n", encoding="utf-8")
+    (module,) = project["project"]["entry-points"]["jax_plugins"].values()
+    entry = f"[jax_plugins]\nlogitloss = {module}\n"
+    (folder / "entry_points.txt").write_text(entry, encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
 
     def run(*arguments: str, **options) -> bytes:
         command = [sys.executable, "-c", LOAD, *arguments]
-        path = os.pathsep.join(filter(None, sys.path))
-        run = subprocess.run(
-            command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, **options
-        )
+        run = subprocess.run(command, env=environment, capture_output=True, **options)
         assert run.returncode == 0, run.stderr.decode()
         return run.stdout
 
@@ -727,13 +734,12 @@ def test_compiled_programs_run_in_other_processes() -> None:
 def test_an_xla_that_may_refuse_the_kernel_is_not_asked_early(
     version: tuple[int, int], taken: bool, tmp_path: Path
 ) -> None:
-    plugin = importlib.import_module("jax_plugins.logitloss")
     header = tmp_path / "xla" / "ffi" / "api" / "c_api.h"
     header.parent.mkdir(parents=True)
     names = ("XLA_FFI_API_MAJOR", "XLA_FFI_API_MINOR")
     text = "\n".join(f"#define {n} {v}" for n, v in zip(names, version, strict=True))
     header.write_text(text, encoding="utf-8")
-    assert plugin._takes_our_interface(tmp_path) == taken
+    assert jax_plugin._takes_our_interface(tmp_path) == taken
 
 
 FORK = """

@@ -1,23 +1,23 @@
 """Make the kernel known to JAX as JAX starts, for programs that were compiled in another process.
 
-JAX imports the modules of `jax_plugins` when it looks for devices, and calls their `initialize`.
-The call of the kernel in a program that is loaded then must have a name already: no call of
-logitloss comes before it.
+JAX imports what packages name as their `jax_plugins` when it first looks for devices, and calls
+`initialize`. A compiled program that is loaded then finds the kernel, although logitloss has not
+been called yet.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import jax
+
+from logitloss._kernel import kernel
+
 
 def initialize() -> None:
-    # Whoever uses JAX alone must not notice a failure.
+    # Whoever uses JAX without logitloss must not notice a failure.
     try:
-        import jax
-
         if _takes_our_interface(Path(jax.ffi.include_dir())):
-            from logitloss._kernel import kernel
-
             jax.ffi.register_ffi_target("logitloss", kernel.xla_handler(), platform="cpu")
     except Exception:
         return
