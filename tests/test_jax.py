@@ -345,6 +345,24 @@ def test_zero_weight_masks_every_derivative(place: int, poison: float) -> None:
     assert np.isfinite(gradients[3]).all()
 
 
+@pytest.mark.parametrize("poison", [nan, inf, -inf])
+def test_zero_weight_masks_mixed_and_third_derivatives(path: str, poison: float) -> None:
+    labels, weight = jnp.array([1.0, 1.0, 0.0]), jnp.array([1.0, 0.0, 0.5])
+    logits = jnp.array([1.0, poison, -3.0])
+
+    def total(x, w):
+        return one_loss(labels, x, 2.0, w).sum()
+
+    mixed = jax.grad(lambda x: jax.grad(total, 1)(x, weight).sum())(logits)
+    orders, function = [], total
+    for _ in range(3):
+        function = jax.grad(lambda x, w, f=function: f(x, w).sum())
+        orders.append(function(logits, weight))
+    for got in (mixed, *orders):
+        assert got[1] == 0
+        assert (got[::2] != 0).all() and np.isfinite(got).all()
+
+
 def test_derivative_by_a_weight_of_zero_is_the_loss() -> None:
     # Methods that learn the weights of examples start from zero.
     labels, logits = jnp.array([1.0, 0.0]), jnp.array([-2.0, 3.0])

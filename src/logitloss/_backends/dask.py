@@ -150,15 +150,15 @@ def _results_with_sum(
 def _computed(
     orders: tuple[int, ...], arguments: tuple[Any, ...], reduction: str
 ) -> tuple[Any, ...]:
-    logits = arguments[1]
+    labels, logits, pos_weight, weight = arguments
     results: tuple[Any, ...] | None = None
     # Dask runs as many tasks as there are processors: threads within them would only compete.
     with one_thread():
         if type(logits) is np.ndarray and logits.dtype.itemsize >= 4:
             # The shortest way. The kernel leaves what has to be converted or refused.
-            results = kernel.compute(orders, *arguments, reduction, None)
+            results = kernel.compute(orders, labels, logits, pos_weight, weight, reduction, None)
         if results is None:
-            call = check(orders, *arguments)._replace(reduction=reduction)
+            call = check(orders, labels, logits, pos_weight, weight)._replace(reduction=reduction)
             if reduction == _reductions.TOTAL and call.dtype.itemsize < 4:
                 # Half precision is rounded once, when a gradient has been divided.
                 call = generic.cast(call)

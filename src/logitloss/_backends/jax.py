@@ -103,6 +103,7 @@ def _computed_jvp(
     if reduction == "none":
         return _elementwise_jvp(orders, primals, changes)
     if orders == (0,) and list(changes) == [1]:
+        # A step of training: one call gives the loss and its gradient.
         value, gradient = _computed((0, 1), reduction, *primals)
         return (value,), (jnp.sum(gradient * changes[1], dtype=value.dtype),)
 
@@ -267,8 +268,7 @@ mlir.register_lowering(_primitive, mlir.lower_fun(_by_formula, multiple_results=
 mlir.register_lowering(_primitive, _lowered, platform="cpu")
 
 
-# What JAX does not promise to keep, or has not always had, is named in these three and in the
-# imports.
+# What JAX keeps to itself, or has not always had, is asked here alone.
 
 
 def _is_sharded(array: Array) -> bool:
