@@ -14,7 +14,7 @@ import reference
 from mpmath import mpf
 
 import logitloss
-from logitloss import _arguments
+from logitloss import _call
 from logitloss import weighted_cross_entropy_with_logits as weighted
 
 torch = pytest.importorskip("torch")
@@ -23,6 +23,7 @@ from torch.autograd import forward_ad  # noqa: E402
 from torch.nn.functional import binary_cross_entropy_with_logits as torch_loss  # noqa: E402
 
 from logitloss._backends import torch as backend  # noqa: E402
+from logitloss._backends.torch import _operator, _values, _ways  # noqa: E402
 from logitloss._kernel import kernel  # noqa: E402
 
 pytestmark = [
@@ -53,7 +54,7 @@ def loss(labels, logits, pos_weight, weight):
 
 
 def operator(labels, logits, pos_weight, weight):
-    return torch.ops.logitloss.derivative(labels, logits, pos_weight, weight, 0, False)
+    return torch.ops.logitloss.derivatives(labels, logits, pos_weight, weight, [0], "none")[0]
 
 
 def compiled(function: Callable, **options) -> Callable:
@@ -119,7 +120,8 @@ PATHS = [*((way, "kernel") for way in FIRST), ("backward", "formula"), ("compile
 def execution(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have other tensors than those of the CPU's kernel, which take the formula."""
     if request.param == "formula":
-        monkeypatch.setattr(backend, "_fits_kernel", lambda tensors, eager: False)
+        for module in (_ways, _operator):
+            monkeypatch.setattr(module, "is_readable", lambda operands: False)
 
 
 def tensors(values: Sequence, dtype: str = "float64") -> list:
@@ -420,17 +422,14 @@ def test_the_kernel_works_in_the_memory_of_the_tensors(
     read = []
 
     class Spy:
-        def __getattr__(self, name: str):
-            function = getattr(kernel, name)
+        @staticmethod
+        def compute(orders, *arguments):
+            results = kernel.compute(orders, *arguments)
+            arrays = [*arguments[:3], *results]
+            read.append([array.ctypes.data for array in arrays if isinstance(array, np.ndarray)])
+            return results
 
-            def call(*arguments):
-                read.append([a.ctypes.data for a in arguments if isinstance(a, np.ndarray)])
-                return function(*arguments)
-
-            return call if name.startswith("plain_") else function
-
-    for module in (backend, backend.numpy_backend):
-        monkeypatch.setattr(module, "kernel", Spy())
+    monkeypatch.setattr(_values, "kernel", Spy)
     labels, logits = tensors([[1.0, 0.0, 0.5], [0.5, -2.0, 3.0]], dtype)
     pos_weight = torch.full_like(logits, 2.0)
     logits.requires_grad_()
@@ -706,9 +705,11 @@ def test_other_devices_keep_their_own() -> None:
     assert (gradient.device.type, gradient.shape) == ("meta", (3, 2))
 
 
-@pytest.mark.parametrize("total", [False, True])
-@pytest.mark.parametrize("order", [0, 1, 2])
-def test_opcheck(order: int, total: bool) -> None:
+@pytest.mark.parametrize(
+    ("orders", "reduction"),
+    [*(((n,), "none") for n in range(3)), ((1, 2), "none"), ((0,), "total"), ((0, 1), "total")],
+)
+def test_opcheck(orders: tuple[int, ...], reduction: str) -> None:
     labels, logits, pos_weight, weight = small_operands(requires_grad=True)
     samples = [
         (labels, logits, pos_weight, weight),
@@ -718,7 +719,7 @@ def test_opcheck(order: int, total: bool) -> None:
         (labels.detach(), logits.detach()[:1].expand(3, 4), pos_weight.detach(), None),
     ]
     for sample in samples:
-        torch.library.opcheck(torch.ops.logitloss.derivative.default, (*sample, order, total))
+        torch.library.opcheck(_operator.by_operator, (*sample, orders, reduction))
 
 
 def test_vmap_of_the_operator() -> None:
@@ -744,7 +745,7 @@ class Graphs:
         return aot_autograd(fw_compiler=remember)(module, inputs)
 
     def count(self) -> list[int]:
-        return [operators.count("logitloss.derivative.default") for operators in self.operators]
+        return [operators.count("logitloss.derivatives.default") for operators in self.operators]
 
 
 COMPILED = {
@@ -869,7 +870,7 @@ def test_export_keeps_the_derivative(strict: bool, dtype: str) -> None:
     program = torch.export.export(
         model, (labels, inputs), dynamic_shapes=({0: rows}, {0: rows}), strict=strict
     )
-    assert str(program.graph).count("logitloss.derivative.default") == 1
+    assert str(program.graph).count("logitloss.derivatives.default") == 1
     # Zero logits: where a derivative of the formula's own operations would be wrong.
     labels, inputs = labels[:3], torch.zeros_like(inputs[:3])
     for module in (model, program.module()):
@@ -939,6 +940,7 @@ PARSED = list(
         [1.0, 2, torch.ones(3), torch.ones(3).double(), torch.ones(2), torch.ones(1, 2, 3), "1",
          torch.ones(3, device="meta"), 2**60, 10**400],
         [None, 1.0, torch.ones(2, 1).int(), np.ones(3)],
+        ["mean", "median"],
         [None, "name", 1],
     )
 )  # fmt: skip
@@ -946,10 +948,11 @@ PARSED = list(
 
 def test_short_cut_agrees_with_the_parser() -> None:
     taken = 0
-    for given in PARSED:
-        short = backend.parse(*given)
-        if short is not None:
+    for *given, reduction, name in PARSED:
+        call = backend.describe(_call.LOSS, *given, reduction, None, name)
+        if call is not None:
             taken += 1
-            for got, expected in zip(short, _arguments.parse(*given), strict=True):
+            checked = _call.check(_call.LOSS, *given, reduction, None, name)
+            for got, expected in zip(call, checked, strict=True):
                 assert got is expected or got == expected
     assert taken > 30

@@ -37,10 +37,14 @@ def reduce_each(
 
 def reduce(values: Array, divisor: Array | float, weight: Array | None, xp: Namespace) -> Array:
     """The sum of the weighted losses over the divisor, in the dtype of the sum."""
-    summed = total(values, xp)
+    return divided(total(values, xp), divisor, weight, xp)
+
+
+def divided(summed: Array, divisor: Array | float, weight: Array | None, xp: Namespace) -> Array:
     if isinstance(divisor, float):
         return summed / (divisor or math.nan)
-    return xp.where(divisor == 0, math.nan, summed / _nonzero(divisor, weight, xp))
+    # Added, NaN stays out of the derivatives, which are zero where all weights are.
+    return summed / _nonzero(divisor, weight, xp) + xp.where(divisor == 0, math.nan, 0.0)
 
 
 def reduce_gradient(

@@ -1,0 +1,51 @@
+"""The operator that stands in compiled graphs, exports and traces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from logitloss._backends.torch import _rules
+from logitloss._backends.torch._values import accumulator, by_formula, by_kernel, is_readable
+from logitloss._reductions import TOTAL
+
+_NAME = "logitloss::derivatives"
+
+torch.library.define(
+    _NAME,
+    "(Tensor labels, Tensor logits, Tensor pos_weight, Tensor? weight, int[] orders,"
+    " str reduction) -> Tensor[]",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+by_operator = torch.ops.logitloss.derivatives.default
+
+
+@torch.library.impl(_NAME, "default")
+def _compute(*inputs: Any) -> list[Tensor]:
+    *operands, orders, reduction = inputs
+    tensors = [operand for operand in operands if operand is not None]
+    compute = by_kernel if is_readable(tensors) else by_formula
+    return list(compute(*operands, tuple(orders), reduction))
+
+
+@torch.library.register_fake(_NAME)
+def _shapes(*inputs: Any) -> list[Tensor]:
+    _, logits, _, _, orders, reduction = inputs
+    results = [torch.empty_like(logits) for _ in orders]
+    if reduction == TOTAL and 0 in orders:
+        results[0] = logits.new_empty((), dtype=accumulator(logits))
+    return results
+
+
+def _backward(ctx: Any, scales: list[Tensor | None]) -> tuple[Any, ...]:
+    return _rules.backward(by_operator, ctx, *scales)
+
+
+def _batch(*arguments: Any) -> Any:
+    return _rules.batch(by_operator, *arguments)
+
+
+torch.library.register_autograd(_NAME, _backward, setup_context=_rules.save)
+torch.library.register_vmap(_NAME, _batch)

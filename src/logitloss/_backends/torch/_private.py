@@ -1,0 +1,43 @@
+"""Everything that this package asks of PyTorch under a private name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function, forward_ad
+
+
+def is_profiled() -> bool:
+    return bool(torch.autograd.profiler._is_profiler_enabled)
+
+
+def is_transformed() -> bool:
+    """Whether `torch.func` or forward mode is at work."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def is_traced() -> bool:
+    """Whether operators are recorded, by `make_fx` or `torch.jit.trace`, or otherwise caught."""
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._is_tracing()
+
+
+# A tensor that outlived its `torch.func.grad` says that it requires a gradient.
+is_left_over: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
+# Of `torch.autograd.grad` with is_grads_batched; its type is Tensor like that of any other.
+is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
+
+
+def forward_mode_of_transformations() -> Any:
+    """A context with forward mode as `torch.func` has it, which a Function's `jvp` turns off.
+
+    Without, an outer `torch.func.jvp` would see a constant.
+    """
+    return forward_ad._set_fwd_grad_enabled(torch._C._are_functorch_transforms_active())
+
+
+def untransformed_apply(function: type[Function]) -> Callable[..., Any]:
+    """`Function.apply` without its look at `torch.func`, which takes as long as a small loss."""
+    return super(Function, function).apply

@@ -1,0 +1,58 @@
+"""A whole call by the ways that know no reduction but the total."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from logitloss import _reductions
+from logitloss._backends.torch._rules import Way
+from logitloss._backends.torch._values import total, xp
+from logitloss._reductions import TOTAL
+
+
+def reduced_by(
+    derivatives: Way, operands: Sequence[Any], orders: tuple[int, ...], reduction: str
+) -> tuple[Tensor, ...]:
+    labels, logits, pos_weight, weight = _of_one_dtype(*operands)
+    is_summed = reduction != "none" and 0 in orders
+    results = derivatives(
+        labels, logits, pos_weight, weight, orders, TOTAL if is_summed else "none"
+    )
+    if reduction in ("none", "sum"):
+        return tuple(results)
+    if reduction == "mean":
+        return tuple([result / _size(logits) for result in results])
+    divisor = total(weight.expand(logits.shape))
+    divide = {0: _reductions.divided, 1: _reductions.reduce_gradient}
+    return tuple(
+        divide[order](result, divisor, weight, xp)
+        for order, result in zip(orders, results, strict=True)
+    )
+
+
+def _of_one_dtype(
+    labels: Tensor, logits: Tensor, pos_weight: Tensor | float, weight: Tensor | float | None
+) -> tuple[Any, ...]:
+    """Tensors of the dtype to compute in, but for integer labels: the kernel reads them as such."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    if labels.is_floating_point():
+        dtype = torch.promote_types(dtype, labels.dtype)
+        labels = labels.to(dtype)
+    logits = logits.to(dtype)
+
+    def cast(value: Any) -> Any:
+        if value is None or isinstance(value, Tensor):
+            return value if value is None else value.to(dtype)
+        # A product, for Dynamo compiles anew for every number that a constructor is given.
+        return value * logits.new_ones(())
+
+    return labels, logits, cast(pos_weight), cast(weight)
+
+
+def _size(logits: Tensor) -> Any:
+    # Counted in a trace of TorchScript, which then holds for other sizes too.
+    return total(torch.ones_like(logits)) if torch.jit.is_tracing() else logits.numel()

@@ -1,0 +1,105 @@
+"""The derivatives by the logits, from the kernel or from the formula; nothing here records how.
+
+Every way to compute takes ``labels, logits, pos_weight, weight, orders, reduction`` and returns
+
+    D(n) = weight · dⁿ loss / d logitsⁿ    for n in orders
+
+With the reduction TOTAL that of order 0 is the sum over all elements instead, in the dtype in which
+sums are accumulated. Only the kernel knows other reductions as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from array_api_compat import torch as xp
+from torch import Tensor
+
+from logitloss import _formula
+from logitloss._backends.torch._private import is_batched
+from logitloss._kernel import kernel
+from logitloss._reductions import TOTAL, masked
+
+HALF = (torch.float16, torch.bfloat16)
+INTEGRAL = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_READABLE = frozenset((torch.float32, torch.float64, *HALF, *INTEGRAL))
+_TYPES = (Tensor, torch.nn.Parameter)
+
+Results: TypeAlias = tuple[Tensor, ...]
+
+
+def is_readable(operands: Iterable[Any]) -> bool:
+    """Whether the kernel can read the memory of all tensors among the operands."""
+    for tensor in operands:
+        if not isinstance(tensor, Tensor):
+            continue
+        if not (type(tensor) in _TYPES and tensor.is_cpu and tensor.dtype in _READABLE):
+            return False
+        # Dynamo has no such tensors, and cannot ask.
+        if not torch.compiler.is_compiling() and is_batched(tensor):
+            return False
+    return True
+
+
+def by_kernel(
+    labels: Tensor,
+    logits: Tensor,
+    pos_weight: Tensor | float,
+    weight: Tensor | float | None,
+    orders: tuple[int, ...],
+    reduction: str,
+    outs: tuple[Any, ...] | None = None,
+) -> Results:
+    results = kernel.compute(
+        orders,
+        as_array(labels),
+        as_array(logits),
+        as_array(pos_weight),
+        as_array(weight),
+        reduction,
+        outs,
+    )
+    # In memory that NumPy allocated: it keeps small blocks and asks for huge pages, where PyTorch
+    # pays for page faults that cost more than the kernel.
+    return tuple([torch.from_numpy(np.asarray(result)) for result in results])
+
+
+def as_array(value: Tensor | float | None) -> Any:
+    """What the kernel takes: the memory of a tensor, of which only a negated view is copied."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.dtype in HALF:
+        # To be passed as it lies once the kernel reads half precision.
+        value = value.float()
+    # Asked by force, `numpy` detaches.
+    return value.numpy(force=True)
+
+
+def by_formula(
+    labels: Tensor,
+    logits: Tensor,
+    pos_weight: Tensor,
+    weight: Tensor | None,
+    orders: tuple[int, ...],
+    reduction: str,
+) -> Results:
+    labels = labels.to(logits.dtype)
+    results = _formula.derivatives(orders, labels, logits, pos_weight.to(logits.dtype), xp)
+    results = tuple(masked(result, weight, xp) for result in results)
+    if reduction != TOTAL:
+        return results
+    return tuple(
+        result if order else total(result) for order, result in zip(orders, results, strict=True)
+    )
+
+
+def total(values: Tensor) -> Tensor:
+    return values.sum(dtype=accumulator(values))
+
+
+def accumulator(values: Tensor) -> torch.dtype:
+    # `_reductions` asks array-api-compat, which Dynamo cannot follow.
+    return values.dtype if values.device.type == "mps" else torch.float64

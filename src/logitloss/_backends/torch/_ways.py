@@ -1,0 +1,184 @@
+"""Which way a call goes, and the ways that record how it may be differentiated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function, forward_ad
+
+from logitloss._backends.torch import _rules
+from logitloss._backends.torch._operator import by_operator
+from logitloss._backends.torch._private import (
+    forward_mode_of_transformations,
+    is_left_over,
+    is_traced,
+    is_transformed,
+    untransformed_apply,
+)
+from logitloss._backends.torch._reduced import reduced_by
+from logitloss._backends.torch._rules import Way
+from logitloss._backends.torch._values import by_formula, by_kernel, is_readable
+from logitloss._call import LOSS, VALUE_AND_GRAD
+
+
+def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = False) -> Way:
+    """How to compute derivatives of these operands.
+
+    An eager call goes straight to the kernel or the formula, since PyTorch's dispatcher takes
+    longer to reach a Python operator than its own loss takes altogether. What has to be recorded
+    goes through a Function, because an operator can have neither a forward mode nor nested
+    `torch.func` levels; but compiled graphs, exports and traces hold the operator.
+
+    `is_inside` a Function nothing is recorded or transformed any more.
+    """
+    readable = is_readable(operands)
+    if torch.compiler.is_compiling():
+        if is_transformed():
+            # Dynamo would lose tangents and second derivatives. Now it leaves the call uncompiled,
+            # or with fullgraph=True refuses it.
+            raise NotImplementedError("a transformation of torch.func inside torch.compile")
+        # On the CPU the kernel outruns what Inductor makes of the formula; elsewhere Inductor fuses
+        # the formula with its surroundings. But an export drops the rules of a Function.
+        if readable or torch.compiler.is_exporting():
+            return by_operator
+        return by_formula if is_inside else by_traceable_function
+    if is_transformed() and not is_inside:
+        return by_function
+    if readable and is_traced():
+        return by_operator
+    recorded = [not is_inside and _is_recorded(operand) for operand in operands]
+    if not any(recorded):
+        return by_kernel if readable else by_formula
+    only_logits = recorded == [False, True, False, False]
+    return by_step if readable and only_logits and orders == LOSS else by_function
+
+
+def _is_recorded(operand: Any) -> bool:
+    return (
+        isinstance(operand, Tensor)
+        and operand.requires_grad
+        and torch.is_grad_enabled()
+        and not is_left_over(operand)
+    )
+
+
+def derivatives(*inputs: Any) -> Sequence[Tensor]:
+    *operands, orders, _ = inputs
+    return way_of(operands, orders)(*inputs)
+
+
+def _forward(*inputs: Any) -> tuple[Tensor, ...]:
+    *operands, orders, _ = inputs
+    return tuple(way_of(operands, orders, is_inside=True)(*inputs))
+
+
+class _TraceableFunction(Function):
+    """What Dynamo takes: a Function without a forward mode."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        _rules.save(ctx, inputs, None)
+        return _forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *scales: Tensor | None) -> Any:
+        return _rules.backward(derivatives, ctx, *scales)
+
+
+class _Function(Function):
+    """Everything that autograd and `torch.func` may ask of derivatives."""
+
+    forward = staticmethod(_forward)
+    backward = _TraceableFunction.backward
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _rules.save(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:4])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
+        with forward_mode_of_transformations():
+            operands = [
+                operand if operand is None else forward_ad.unpack_dual(operand).primal  # type: ignore[no-untyped-call]
+                for operand in ctx.saved_tensors
+            ]
+            return _rules.push_forward(derivatives, ctx, operands, tangents[:4])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[tuple[Any, ...], ...]:
+        results, out_dims = _rules.batch(derivatives, info, in_dims, *inputs)
+        return tuple(results), tuple(out_dims)
+
+
+class _Step(Function):
+    """The loss of eager CPU tensors where only the logits need a gradient.
+
+    A reduced one has it from the same pass over memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, others: tuple[Any, ...]) -> Tensor:
+        labels, pos_weight, weight, ctx.reduction = others
+        pos_weight, ctx.pos_weight = _tensor_or_number(pos_weight)
+        weight, ctx.weight = _tensor_or_number(weight)
+        ctx.save_for_backward(labels, logits, pos_weight, weight)
+        orders = LOSS if ctx.reduction == "none" else VALUE_AND_GRAD
+        value, *ctx.gradient = by_kernel(
+            labels, logits, others[1], others[2], orders, ctx.reduction
+        )
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, None]:
+        # Given away, so that it may be multiplied in place and become `.grad` without a copy.
+        gradient, ctx.gradient = ctx.gradient, []
+        labels, logits, pos_weight, weight = ctx.saved_tensors
+        operands = (
+            labels,
+            logits,
+            ctx.pos_weight if pos_weight is None else pos_weight,
+            ctx.weight if weight is None else weight,
+        )
+        if torch.is_grad_enabled() or way_of((*operands[1:], scale), ()) is not by_kernel:
+            return _recorded_gradient(operands, ctx.reduction, scale), None
+        if ctx.reduction == "none":
+            weight = operands[3]
+            weight = scale if weight is None else scale * weight
+            return by_kernel(*operands[:3], weight, (1,), "none")[0], None
+        result = gradient[0] if gradient else by_kernel(*operands, VALUE_AND_GRAD, ctx.reduction)[1]
+        # `loss.backward()` passes 1, and multiplying is another pass over memory.
+        return result if scale.item() == 1 else result.mul_(scale), None
+
+
+def _recorded_gradient(operands: Sequence[Any], reduction: str, scale: Tensor) -> Tensor:
+    """The gradient by the logits, from which autograd can go on."""
+    with torch.enable_grad():
+        (value,) = reduced_by(by_function, operands, LOSS, reduction)
+    return torch.autograd.grad(value, operands[1], scale, create_graph=torch.is_grad_enabled())[0]
+
+
+def _tensor_or_number(value: Any) -> tuple[Tensor | None, float | None]:
+    return (value, None) if isinstance(value, Tensor) else (None, value)
+
+
+_apply_step: Callable[..., Tensor] = untransformed_apply(_Step)
+
+
+def by_step(
+    labels: Tensor,
+    logits: Tensor,
+    pos_weight: Any,
+    weight: Any,
+    orders: tuple[int, ...],
+    reduction: str,
+) -> tuple[Tensor, ...]:
+    # In a tuple, so that autograd looks at nothing but the logits.
+    return (_apply_step(logits, (labels, pos_weight, weight, reduction)),)
+
+
+by_function: Way = _Function.apply
+by_traceable_function: Way = _TraceableFunction.apply
