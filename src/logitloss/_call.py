@@ -49,7 +49,7 @@ class Call(NamedTuple):
     #: Never "weighted_mean" without a weight: that is "mean".
     reduction: str = "none"
     #: Where to write each result, or None.
-    outs: tuple[Array | None, ...] | None = None
+    outs: tuple[Array, ...] | None = None
     name: str | None = None
 
 

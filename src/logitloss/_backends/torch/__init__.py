@@ -12,11 +12,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from array_api_compat import torch as xp
 from torch import Tensor
 
 from logitloss._backends.torch._private import is_profiled
 from logitloss._backends.torch._reduced import reduced_by
-from logitloss._backends.torch._values import HALF, INTEGRAL, by_kernel, is_readable, xp
+from logitloss._backends.torch._values import HALF, INTEGRAL, by_kernel, is_readable
 from logitloss._backends.torch._ways import by_step, way_of
 from logitloss._call import Call, finish, refuse_layout
 from logitloss._reductions import REDUCTIONS
@@ -38,10 +39,6 @@ def describe(
 
     It knows tensors alone, takes a tenth of the time, and leaves Dynamo nothing to trip over.
     """
-    given = {"labels": labels, "logits": logits, "pos_weight": pos_weight, "weight": weight}
-    for argument, value in given.items():
-        if isinstance(value, Tensor):
-            _check_dense(argument, value)
     if not (isinstance(labels, Tensor) and isinstance(logits, Tensor)):
         return None
     dtype = logits.dtype
@@ -49,7 +46,9 @@ def describe(
     if labels.dtype is not dtype and labels.dtype in _FLOATING:
         dtype = torch.promote_types(labels.dtype, dtype)
     if (
-        logits.dtype in _FLOATING
+        _is_dense(labels)
+        and _is_dense(logits)
+        and logits.dtype in _FLOATING
         and (labels.dtype in _FLOATING or labels.dtype in INTEGRAL)
         and labels.shape == logits.shape
         and labels.device == logits.device
@@ -59,15 +58,23 @@ def describe(
         and isinstance(reduction, str)
         and reduction in REDUCTIONS
     ):
-        numbers = (_number(pos_weight), _number(weight))
-        call = Call(orders, xp, labels, logits, *numbers, dtype)
-        return finish(call, reduction, out, name)
+        if reduction == "weighted_mean" and weight is None:
+            reduction = "mean"
+        numbers = _number(pos_weight), _number(weight)
+        call = Call(orders, xp, labels, logits, *numbers, dtype, reduction, None, name)
+        return call if out is None else finish(call, reduction, out, name)
+    _refuse_other_layouts(labels=labels, logits=logits, pos_weight=pos_weight, weight=weight)
     return None
 
 
-def _check_dense(argument: str, tensor: Tensor) -> None:
-    if tensor.layout is not torch.strided or tensor.is_nested:
-        refuse_layout(argument, "nested" if tensor.is_nested else str(tensor.layout))
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_nested
+
+
+def _refuse_other_layouts(**given: object) -> None:
+    for argument, value in given.items():
+        if isinstance(value, Tensor) and not _is_dense(value):
+            refuse_layout(argument, "nested" if value.is_nested else str(value.layout))
 
 
 def _number(value: Any) -> Any:
@@ -78,6 +85,8 @@ def _is_coefficient(value: object, logits: Tensor) -> bool:
     if isinstance(value, float) or (isinstance(value, int) and abs(value) <= 2**53):
         return True
     if not isinstance(value, Tensor) or value.dtype not in (*_FLOATING, *INTEGRAL):
+        return False
+    if not _is_dense(value):
         return False
     missing = logits.dim() - value.dim()
     return (
@@ -104,10 +113,9 @@ def _compute(call: Call) -> tuple[Tensor, ...]:
     call = _prepared(call)
     operands = call.labels, call.logits, call.pos_weight, call.weight
     way = way_of(operands, call.orders)
-    if way is by_kernel and call.outs is not None and (views := _views(call)):
+    if way is by_kernel and call.outs is not None and (views := _views(call.outs, call.dtype)):
         by_kernel(*operands, call.orders, call.reduction, views)
-        for out in call.outs:
-            torch.autograd.graph.increment_version(out)
+        torch.autograd.graph.increment_version(call.outs)
         return call.outs
     if way is by_kernel or way is by_step:
         results = way(*operands, call.orders, call.reduction)
@@ -134,7 +142,7 @@ def _prepared(call: Call) -> Call:
     """Round what the dtype of the result asks to be rounded."""
     dtype, logits = call.dtype, call.logits
     if not logits.is_floating_point():
-        call = call._replace(logits=logits.to(dtype))
+        return call._replace(logits=logits.to(dtype))
     if dtype not in HALF:
         return call
     if call.outs is None and torch.is_autocast_enabled(logits.device.type):
@@ -149,10 +157,9 @@ def _prepared(call: Call) -> Call:
     return call._replace(pos_weight=rounded(call.pos_weight), weight=rounded(call.weight))
 
 
-def _views(call: Call) -> tuple[Any, ...] | None:
+def _views(outs: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Any, ...] | None:
     """The memory of the outputs, if all are laid out so that the kernel can write to them."""
-    outs = call.outs or ()
-    if call.dtype in HALF or not is_readable(outs):
+    if dtype in HALF or not is_readable(outs):
         return None
     if not all(out.is_contiguous() and not out.is_neg() for out in outs):
         return None

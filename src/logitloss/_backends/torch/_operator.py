@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from logitloss._backends.torch import _rules
+from logitloss._backends.torch._rules import Way
 from logitloss._backends.torch._values import accumulator, by_formula, by_kernel, is_readable
 from logitloss._reductions import TOTAL
 
@@ -22,15 +23,13 @@ torch.library.define(
 by_operator = torch.ops.logitloss.derivatives.default
 
 
-@torch.library.impl(_NAME, "default")
 def _compute(*inputs: Any) -> list[Tensor]:
     *operands, orders, reduction = inputs
-    tensors = [operand for operand in operands if operand is not None]
-    compute = by_kernel if is_readable(tensors) else by_formula
+    readable = is_readable([operand for operand in operands if operand is not None])
+    compute: Way = by_kernel if readable else by_formula
     return list(compute(*operands, tuple(orders), reduction))
 
 
-@torch.library.register_fake(_NAME)
 def _shapes(*inputs: Any) -> list[Tensor]:
     _, logits, _, _, orders, reduction = inputs
     results = [torch.empty_like(logits) for _ in orders]
@@ -47,5 +46,7 @@ def _batch(*arguments: Any) -> Any:
     return _rules.batch(by_operator, *arguments)
 
 
+torch.library.impl(_NAME, "default", _compute)
+torch.library.register_fake(_NAME, _shapes)
 torch.library.register_autograd(_NAME, _backward, setup_context=_rules.save)
 torch.library.register_vmap(_NAME, _batch)

@@ -11,7 +11,7 @@ from torch.autograd import Function, forward_ad
 
 
 def is_profiled() -> bool:
-    return bool(torch.autograd.profiler._is_profiler_enabled)
+    return torch.autograd.profiler._is_profiler_enabled
 
 
 def is_transformed() -> bool:
@@ -22,6 +22,10 @@ def is_transformed() -> bool:
 def is_traced() -> bool:
     """Whether operators are recorded, by `make_fx` or `torch.jit.trace`, or otherwise caught."""
     return torch._C._len_torch_dispatch_stack() > 0 or torch._C._is_tracing()
+
+
+def is_jit_traced() -> bool:
+    return torch._C._is_tracing()
 
 
 # A tensor that outlived its `torch.func.grad` says that it requires a gradient.
@@ -40,4 +44,5 @@ def forward_mode_of_transformations() -> Any:
 
 def untransformed_apply(function: type[Function]) -> Callable[..., Any]:
     """`Function.apply` without its look at `torch.func`, which takes as long as a small loss."""
-    return super(Function, function).apply
+    apply: Callable[..., Any] = super(Function, function).apply  # type: ignore[misc]
+    return apply

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from array_api_compat import torch as xp
 from torch import Tensor
 
 from logitloss import _reductions
+from logitloss._backends.torch._private import is_jit_traced
 from logitloss._backends.torch._rules import Way
-from logitloss._backends.torch._values import total, xp
+from logitloss._backends.torch._values import total
 from logitloss._reductions import TOTAL
 
 
@@ -55,4 +57,5 @@ def _of_one_dtype(
 
 def _size(logits: Tensor) -> Any:
     # Counted in a trace of TorchScript, which then holds for other sizes too.
-    return total(torch.ones_like(logits)) if torch.jit.is_tracing() else logits.numel()
+    is_counted = not torch.compiler.is_compiling() and is_jit_traced()
+    return total(torch.ones_like(logits)) if is_counted else logits.numel()

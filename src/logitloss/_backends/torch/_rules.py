@@ -11,10 +11,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from array_api_compat import torch as xp
 from torch import Tensor
 
 from logitloss import _formula
-from logitloss._backends.torch._values import accumulator, total, xp
+from logitloss._backends.torch._values import accumulator, total
 from logitloss._reductions import TOTAL
 
 Way: TypeAlias = Callable[..., Sequence[Tensor]]
@@ -56,10 +57,11 @@ def _slopes(
     derivatives: Way, operands: Sequence[Any], order: int, factors: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """The derivatives of D(order) by each operand, times the factors given for them."""
-    logits, weight = operands[1], operands[3]
+    labels, logits, pos_weight, weight = operands
 
     def derivative(order: int, *operands: Any) -> Tensor:
-        return derivatives(*operands, (order,), "none")[0]
+        result: Tensor = derivatives(*operands, (order,), "none")[0]
+        return result
 
     def full(value: float) -> Tensor:
         return logits.new_full((), value).expand_as(logits)
@@ -69,7 +71,7 @@ def _slopes(
 
     # That of a total comes in the dtype of the sum.
     factors = [factor if factor is None else factor.to(logits.dtype) for factor in factors]
-    rules = _formula.slopes(derivative, order, *operands, full, xp)
+    rules = _formula.slopes(derivative, order, labels, logits, pos_weight, weight, full, xp)
     scales = [*map(scaled, factors[:3]), factors[3]]
     return [
         None if scale is None else rule(scale) for rule, scale in zip(rules, scales, strict=True)

@@ -10,7 +10,7 @@ sums are accumulated. Only the kernel knows other reductions as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,17 +31,13 @@ _TYPES = (Tensor, torch.nn.Parameter)
 Results: TypeAlias = tuple[Tensor, ...]
 
 
-def is_readable(operands: Iterable[Any]) -> bool:
-    """Whether the kernel can read the memory of all tensors among the operands."""
-    for tensor in operands:
-        if not isinstance(tensor, Tensor):
-            continue
+def is_readable(tensors: Sequence[Tensor]) -> bool:
+    """Whether the kernel can read the memory of all the tensors."""
+    for tensor in tensors:
         if not (type(tensor) in _TYPES and tensor.is_cpu and tensor.dtype in _READABLE):
             return False
-        # Dynamo has no such tensors, and cannot ask.
-        if not torch.compiler.is_compiling() and is_batched(tensor):
-            return False
-    return True
+    # Dynamo has no batched tensors, and cannot ask.
+    return torch.compiler.is_compiling() or not any(map(is_batched, tensors))
 
 
 def by_kernel(

@@ -34,7 +34,8 @@ def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = Fal
 
     `is_inside` a Function nothing is recorded or transformed any more.
     """
-    readable = is_readable(operands)
+    tensors = [operand for operand in operands if isinstance(operand, Tensor)]
+    readable = is_readable(tensors)
     if torch.compiler.is_compiling():
         if is_transformed():
             # Dynamo would lose tangents and second derivatives. Now it leaves the call uncompiled,
@@ -49,20 +50,13 @@ def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = Fal
         return by_function
     if readable and is_traced():
         return by_operator
-    recorded = [not is_inside and _is_recorded(operand) for operand in operands]
-    if not any(recorded):
+    recorded = []
+    if torch.is_grad_enabled() and not is_inside:
+        recorded = [t for t in tensors if t.requires_grad and not is_left_over(t)]
+    if not recorded:
         return by_kernel if readable else by_formula
-    only_logits = recorded == [False, True, False, False]
+    only_logits = len(recorded) == 1 and recorded[0] is operands[1]
     return by_step if readable and only_logits and orders == LOSS else by_function
-
-
-def _is_recorded(operand: Any) -> bool:
-    return (
-        isinstance(operand, Tensor)
-        and operand.requires_grad
-        and torch.is_grad_enabled()
-        and not is_left_over(operand)
-    )
 
 
 def derivatives(*inputs: Any) -> Sequence[Tensor]:
@@ -158,7 +152,11 @@ def _recorded_gradient(operands: Sequence[Any], reduction: str, scale: Tensor) -
     """The gradient by the logits, from which autograd can go on."""
     with torch.enable_grad():
         (value,) = reduced_by(by_function, operands, LOSS, reduction)
-    return torch.autograd.grad(value, operands[1], scale, create_graph=torch.is_grad_enabled())[0]
+    gradient: Tensor
+    (gradient,) = torch.autograd.grad(
+        value, operands[1], scale, create_graph=torch.is_grad_enabled()
+    )
+    return gradient
 
 
 def _tensor_or_number(value: Any) -> tuple[Tensor | None, float | None]:
