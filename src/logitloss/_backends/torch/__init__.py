@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from array_api_compat import torch as xp
 from torch import Tensor
@@ -45,6 +46,8 @@ def describe(
     # There is no promotion of the 8-bit formats.
     if labels.dtype is not dtype and labels.dtype in _FLOATING:
         dtype = torch.promote_types(labels.dtype, dtype)
+    if torch.compiler.is_compiling():
+        pos_weight, weight = (_constant(value, logits, dtype) for value in (pos_weight, weight))
     if (
         _is_dense(labels)
         and _is_dense(logits)
@@ -75,6 +78,13 @@ def _refuse_other_layouts(**given: object) -> None:
     for argument, value in given.items():
         if isinstance(value, Tensor) and not _is_dense(value):
             refuse_layout(argument, "nested" if value.is_nested else str(value.layout))
+
+
+def _constant(value: Any, logits: Tensor, dtype: torch.dtype) -> Any:
+    """What Dynamo makes a constant of, but cannot trace through `check`."""
+    if isinstance(value, (list, tuple, np.ndarray, np.generic)):
+        return torch.as_tensor(value, dtype=dtype, device=logits.device)
+    return value
 
 
 def _number(value: Any) -> Any:

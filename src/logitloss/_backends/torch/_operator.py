@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from logitloss._backends.torch import _rules
+from logitloss._backends.torch._private import register_decomposition
 from logitloss._backends.torch._rules import Way
 from logitloss._backends.torch._values import accumulator, by_formula, by_kernel, is_readable
 from logitloss._reductions import TOTAL
@@ -50,3 +51,5 @@ torch.library.impl(_NAME, "default", _compute)
 torch.library.register_fake(_NAME, _shapes)
 torch.library.register_autograd(_NAME, _backward, setup_context=_rules.save)
 torch.library.register_vmap(_NAME, _batch)
+# What an exporter takes that knows no operators but PyTorch's own, that of ONNX for one.
+register_decomposition(by_operator)(by_formula)

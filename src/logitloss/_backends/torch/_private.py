@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import register_decomposition as register_decomposition
 from torch.autograd import Function, forward_ad
 
 
@@ -17,6 +18,13 @@ def is_profiled() -> bool:
 def is_transformed() -> bool:
     """Whether `torch.func` or forward mode is at work."""
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def is_functionalized() -> bool:
+    """Whether the innermost transformation is `torch.func.functionalize`."""
+    innermost = torch._C._functorch.peek_interpreter_stack()
+    functionalize = torch._C._functorch.TransformType.Functionalize
+    return innermost is not None and innermost.key() == functionalize
 
 
 def is_traced() -> bool:
@@ -46,3 +54,12 @@ def untransformed_apply(function: type[Function]) -> Callable[..., Any]:
     """`Function.apply` without its look at `torch.func`, which takes as long as a small loss."""
     apply: Callable[..., Any] = super(Function, function).apply  # type: ignore[misc]
     return apply
+
+
+def replicated_beside(tensor: Tensor, other: Tensor) -> Tensor:
+    """`other`, which every process holds, as a distributed tensor beside a distributed one."""
+    if type(other) is not Tensor or not hasattr(tensor, "device_mesh"):
+        return other
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(other, tensor.device_mesh)

@@ -10,7 +10,7 @@ from array_api_compat import torch as xp
 from torch import Tensor
 
 from logitloss import _reductions
-from logitloss._backends.torch._private import is_jit_traced
+from logitloss._backends.torch._private import is_jit_traced, replicated_beside
 from logitloss._backends.torch._rules import Way
 from logitloss._backends.torch._values import total
 from logitloss._reductions import TOTAL
@@ -47,8 +47,10 @@ def _of_one_dtype(
     logits = logits.to(dtype)
 
     def cast(value: Any) -> Any:
-        if value is None or isinstance(value, Tensor):
-            return value if value is None else value.to(dtype)
+        if isinstance(value, Tensor):
+            return replicated_beside(logits, value).to(dtype)
+        if value is None:
+            return None
         # A product, for Dynamo compiles anew for every number that a constructor is given.
         return value * logits.new_ones(())
 

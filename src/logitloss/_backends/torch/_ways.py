@@ -13,6 +13,7 @@ from logitloss._backends.torch import _rules
 from logitloss._backends.torch._operator import by_operator
 from logitloss._backends.torch._private import (
     forward_mode_of_transformations,
+    is_functionalized,
     is_left_over,
     is_traced,
     is_transformed,
@@ -47,9 +48,9 @@ def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = Fal
             return by_operator
         return by_formula if is_inside else by_traceable_function
     if is_transformed() and not is_inside:
-        return by_function
+        return by_operator if is_functionalized() else by_function
     if readable and is_traced():
-        return by_operator
+        return by_formula if torch.onnx.is_in_onnx_export() else by_operator
     recorded = []
     if torch.is_grad_enabled() and not is_inside:
         recorded = [t for t in tensors if t.requires_grad and not is_left_over(t)]
