@@ -9,6 +9,7 @@ Threads are those of the kernel. Where PyTorch brings the OpenMP runtime that th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,13 @@ from torch import Tensor
 
 from logitloss._backends.torch._private import is_profiled
 from logitloss._backends.torch._reduced import reduced_by
-from logitloss._backends.torch._values import HALF, INTEGRAL, by_kernel, is_readable
+from logitloss._backends.torch._rules import Way
+from logitloss._backends.torch._values import FULL, HALF, INTEGRAL, by_kernel, is_readable
 from logitloss._backends.torch._ways import by_step, way_of
 from logitloss._call import Call, finish, refuse_layout
 from logitloss._reductions import REDUCTIONS
 
-_FLOATING = (torch.float32, torch.float64, *HALF)
+_FLOATING = (*FULL, *HALF)
 
 
 def describe(
@@ -63,8 +65,11 @@ def describe(
     ):
         if reduction == "weighted_mean" and weight is None:
             reduction = "mean"
-        numbers = _number(pos_weight), _number(weight)
-        call = Call(orders, xp, labels, logits, *numbers, dtype, reduction, None, name)
+        if isinstance(pos_weight, int):
+            pos_weight = float(pos_weight)
+        if isinstance(weight, int):
+            weight = float(weight)
+        call = Call(orders, xp, labels, logits, pos_weight, weight, dtype, reduction, None, name)
         return call if out is None else finish(call, reduction, out, name)
     _refuse_other_layouts(labels=labels, logits=logits, pos_weight=pos_weight, weight=weight)
     return None
@@ -85,10 +90,6 @@ def _constant(value: Any, logits: Tensor, dtype: torch.dtype) -> Any:
     if isinstance(value, (list, tuple, np.ndarray, np.generic)):
         return torch.as_tensor(value, dtype=dtype, device=logits.device)
     return value
-
-
-def _number(value: Any) -> Any:
-    return value if value is None or isinstance(value, Tensor) else float(value)
 
 
 def _is_coefficient(value: object, logits: Tensor) -> bool:
@@ -118,15 +119,16 @@ def compute(call: Call) -> tuple[Tensor, ...]:
 
 
 def _compute(call: Call) -> tuple[Tensor, ...]:
-    if call.outs is not None:
-        _refuse_recording(call)
-    call = _prepared(call)
+    if call.logits.dtype not in FULL:
+        call = _rounded(call)
     operands = call.labels, call.logits, call.pos_weight, call.weight
     way = way_of(operands, call.orders)
-    if way is by_kernel and call.outs is not None and (views := _views(call.outs, call.dtype)):
-        by_kernel(*operands, call.orders, call.reduction, views)
-        torch.autograd.graph.increment_version(call.outs)
-        return call.outs
+    if call.outs is not None:
+        _refuse_recording((*operands, *call.outs))
+        if way is by_kernel and (views := _views(call.outs, call.dtype)) is not None:
+            by_kernel(*operands, call.orders, call.reduction, views)
+            torch.autograd.graph.increment_version(call.outs)
+            return call.outs
     if way is by_kernel or way is by_step:
         results = way(*operands, call.orders, call.reduction)
     else:
@@ -136,20 +138,8 @@ def _compute(call: Call) -> tuple[Tensor, ...]:
     return tuple([r if r.dtype is call.dtype else r.to(call.dtype) for r in results])
 
 
-def _refuse_recording(call: Call) -> None:
-    tensors = (call.labels, call.logits, call.pos_weight, call.weight, *(call.outs or ()))
-    if torch.is_grad_enabled() and any(
-        isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors
-    ):
-        # RuntimeError and its wording are those of torch's own functions.
-        raise RuntimeError(
-            "`out` must be None where autograd records: functions with out=... arguments "
-            "don't support automatic differentiation, but one of the arguments requires grad."
-        )
-
-
-def _prepared(call: Call) -> Call:
-    """Round what the dtype of the result asks to be rounded."""
+def _rounded(call: Call) -> Call:
+    """The call with everything rounded that its dtype asks to be rounded."""
     dtype, logits = call.dtype, call.logits
     if not logits.is_floating_point():
         return call._replace(logits=logits.to(dtype))
@@ -165,6 +155,17 @@ def _prepared(call: Call) -> Call:
         return value if value is None else value.to(dtype)
 
     return call._replace(pos_weight=rounded(call.pos_weight), weight=rounded(call.weight))
+
+
+def _refuse_recording(tensors: Sequence[Any]) -> None:
+    if torch.is_grad_enabled() and any(
+        isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors
+    ):
+        # RuntimeError and its wording are those of torch's own functions.
+        raise RuntimeError(
+            "`out` must be None where autograd records: functions with out=... arguments "
+            "don't support automatic differentiation, but one of the arguments requires grad."
+        )
 
 
 def _views(outs: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Any, ...] | None:

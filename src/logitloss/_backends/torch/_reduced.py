@@ -52,7 +52,7 @@ def _of_one_dtype(
         if value is None:
             return None
         # A product, for Dynamo compiles anew for every number that a constructor is given.
-        return value * logits.new_ones(())
+        return logits.new_ones(()) * value
 
     return labels, logits, cast(pos_weight), cast(weight)
 

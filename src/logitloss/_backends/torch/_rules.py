@@ -63,7 +63,7 @@ def _slopes(
         result: Tensor = derivatives(*operands, (order,), "none")[0]
         return result
 
-    def full(value: float) -> Tensor:
+    def full(value: float) -> Any:
         return logits.new_full((), value).expand_as(logits)
 
     def scaled(factor: Tensor | None) -> Tensor | None:

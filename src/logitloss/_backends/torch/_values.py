@@ -23,9 +23,10 @@ from logitloss._backends.torch._private import is_batched
 from logitloss._kernel import kernel
 from logitloss._reductions import TOTAL, masked
 
+FULL = (torch.float32, torch.float64)
 HALF = (torch.float16, torch.bfloat16)
 INTEGRAL = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_READABLE = frozenset((torch.float32, torch.float64, *HALF, *INTEGRAL))
+_READABLE = frozenset((*FULL, *HALF, *INTEGRAL))
 _TYPES = (Tensor, torch.nn.Parameter)
 
 Results: TypeAlias = tuple[Tensor, ...]
@@ -49,6 +50,7 @@ def by_kernel(
     reduction: str,
     outs: tuple[Any, ...] | None = None,
 ) -> Results:
+    """All of a call in one pass; `outs` is memory to write the results to."""
     results = kernel.compute(
         orders,
         as_array(labels),

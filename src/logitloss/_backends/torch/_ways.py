@@ -118,13 +118,11 @@ class _Step(Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, others: tuple[Any, ...]) -> Tensor:
         labels, pos_weight, weight, ctx.reduction = others
+        orders = LOSS if ctx.reduction == "none" else VALUE_AND_GRAD
+        value, *ctx.gradient = by_kernel(labels, logits, pos_weight, weight, orders, ctx.reduction)
         pos_weight, ctx.pos_weight = _tensor_or_number(pos_weight)
         weight, ctx.weight = _tensor_or_number(weight)
         ctx.save_for_backward(labels, logits, pos_weight, weight)
-        orders = LOSS if ctx.reduction == "none" else VALUE_AND_GRAD
-        value, *ctx.gradient = by_kernel(
-            labels, logits, others[1], others[2], orders, ctx.reduction
-        )
         return value
 
     @staticmethod
@@ -138,7 +136,7 @@ class _Step(Function):
             ctx.pos_weight if pos_weight is None else pos_weight,
             ctx.weight if weight is None else weight,
         )
-        if torch.is_grad_enabled() or way_of((*operands[1:], scale), ()) is not by_kernel:
+        if torch.is_grad_enabled() or way_of((scale,), ()) is not by_kernel:
             return _recorded_gradient(operands, ctx.reduction, scale), None
         if ctx.reduction == "none":
             weight = operands[3]
