@@ -19,13 +19,14 @@ from torch import Tensor
 
 from logitloss._backends.torch._private import is_profiled
 from logitloss._backends.torch._reduced import reduced_by
-from logitloss._backends.torch._rules import Way
 from logitloss._backends.torch._values import FULL, HALF, INTEGRAL, by_kernel, is_readable
 from logitloss._backends.torch._ways import by_step, way_of
 from logitloss._call import Call, finish, refuse_layout
 from logitloss._reductions import REDUCTIONS
 
 _FLOATING = (*FULL, *HALF)
+# What Dynamo makes tensors of, but cannot trace through the checks.
+_CONSTANTS = (list, tuple, np.ndarray, np.generic)
 
 
 def describe(
@@ -48,13 +49,11 @@ def describe(
     # There is no promotion of the 8-bit formats.
     if labels.dtype is not dtype and labels.dtype in _FLOATING:
         dtype = torch.promote_types(labels.dtype, dtype)
-    if torch.compiler.is_compiling():
-        pos_weight, weight = (_constant(value, logits, dtype) for value in (pos_weight, weight))
     if (
         _is_dense(labels)
         and _is_dense(logits)
         and logits.dtype in _FLOATING
-        and (labels.dtype in _FLOATING or labels.dtype in INTEGRAL)
+        and (labels.dtype is dtype or labels.dtype in _FLOATING or labels.dtype in INTEGRAL)
         and labels.shape == logits.shape
         and labels.device == logits.device
         and _is_coefficient(pos_weight, logits)
@@ -72,6 +71,12 @@ def describe(
         call = Call(orders, xp, labels, logits, pos_weight, weight, dtype, reduction, None, name)
         return call if out is None else finish(call, reduction, out, name)
     _refuse_other_layouts(labels=labels, logits=logits, pos_weight=pos_weight, weight=weight)
+    if torch.compiler.is_compiling() and isinstance(pos_weight, _CONSTANTS):
+        pos_weight = torch.as_tensor(pos_weight, dtype=dtype, device=logits.device)
+        return describe(orders, labels, logits, pos_weight, weight, reduction, out, name)
+    if torch.compiler.is_compiling() and isinstance(weight, _CONSTANTS):
+        weight = torch.as_tensor(weight, dtype=dtype, device=logits.device)
+        return describe(orders, labels, logits, pos_weight, weight, reduction, out, name)
     return None
 
 
@@ -83,13 +88,6 @@ def _refuse_other_layouts(**given: object) -> None:
     for argument, value in given.items():
         if isinstance(value, Tensor) and not _is_dense(value):
             refuse_layout(argument, "nested" if value.is_nested else str(value.layout))
-
-
-def _constant(value: Any, logits: Tensor, dtype: torch.dtype) -> Any:
-    """What Dynamo makes a constant of, but cannot trace through `check`."""
-    if isinstance(value, (list, tuple, np.ndarray, np.generic)):
-        return torch.as_tensor(value, dtype=dtype, device=logits.device)
-    return value
 
 
 def _is_coefficient(value: object, logits: Tensor) -> bool:
@@ -131,11 +129,13 @@ def _compute(call: Call) -> tuple[Tensor, ...]:
             return call.outs
     if way is by_kernel or way is by_step:
         results = way(*operands, call.orders, call.reduction)
+        if call.outs is None and call.dtype in FULL:
+            return results
     else:
         results = reduced_by(way, operands, call.orders, call.reduction)
     if call.outs is not None:
         return tuple(out.copy_(result) for out, result in zip(call.outs, results, strict=True))
-    return tuple([r if r.dtype is call.dtype else r.to(call.dtype) for r in results])
+    return tuple(result.to(call.dtype) for result in results)
 
 
 def _rounded(call: Call) -> Call:

@@ -13,6 +13,7 @@ from logitloss._backends.torch import _rules
 from logitloss._backends.torch._operator import by_operator
 from logitloss._backends.torch._private import (
     forward_mode_of_transformations,
+    is_batched,
     is_functionalized,
     is_left_over,
     is_traced,
@@ -21,7 +22,7 @@ from logitloss._backends.torch._private import (
 )
 from logitloss._backends.torch._reduced import reduced_by
 from logitloss._backends.torch._rules import Way
-from logitloss._backends.torch._values import by_formula, by_kernel, is_readable
+from logitloss._backends.torch._values import as_array, by_formula, by_kernel, is_readable
 from logitloss._call import LOSS, VALUE_AND_GRAD
 
 
@@ -47,6 +48,7 @@ def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = Fal
         if readable or torch.compiler.is_exporting():
             return by_operator
         return by_formula if is_inside else by_traceable_function
+    readable = readable and not any(map(is_batched, tensors))
     if is_transformed() and not is_inside:
         return by_operator if is_functionalized() else by_function
     if readable and is_traced():
@@ -112,14 +114,15 @@ class _Function(Function):
 class _Step(Function):
     """The loss of eager CPU tensors where only the logits need a gradient.
 
-    A reduced one has it from the same pass over memory.
+    It has that from the same pass over memory, and then multiplies it.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, others: tuple[Any, ...]) -> Tensor:
         labels, pos_weight, weight, ctx.reduction = others
-        orders = LOSS if ctx.reduction == "none" else VALUE_AND_GRAD
-        value, *ctx.gradient = by_kernel(labels, logits, pos_weight, weight, orders, ctx.reduction)
+        value, *ctx.gradient = by_kernel(
+            labels, logits, pos_weight, weight, VALUE_AND_GRAD, ctx.reduction
+        )
         pos_weight, ctx.pos_weight = _tensor_or_number(pos_weight)
         weight, ctx.weight = _tensor_or_number(weight)
         ctx.save_for_backward(labels, logits, pos_weight, weight)
@@ -130,21 +133,28 @@ class _Step(Function):
         # Given away, so that it may be multiplied in place and become `.grad` without a copy.
         gradient, ctx.gradient = ctx.gradient, []
         labels, logits, pos_weight, weight = ctx.saved_tensors
-        operands = (
-            labels,
-            logits,
-            ctx.pos_weight if pos_weight is None else pos_weight,
-            ctx.weight if weight is None else weight,
-        )
+        pos_weight = ctx.pos_weight if pos_weight is None else pos_weight
+        weight = ctx.weight if weight is None else weight
+        operands = labels, logits, pos_weight, weight
         if torch.is_grad_enabled() or way_of((scale,), ()) is not by_kernel:
             return _recorded_gradient(operands, ctx.reduction, scale), None
-        if ctx.reduction == "none":
-            weight = operands[3]
+        factor = _common_factor(scale) if ctx.reduction == "none" else scale.item()
+        if factor is None:
             weight = scale if weight is None else scale * weight
-            return by_kernel(*operands[:3], weight, (1,), "none")[0], None
-        result = gradient[0] if gradient else by_kernel(*operands, VALUE_AND_GRAD, ctx.reduction)[1]
+            outs = (as_array(gradient[0]),) if gradient else None
+            return by_kernel(labels, logits, pos_weight, weight, (1,), "none", outs)[0], None
+        if not gradient:
+            gradient = by_kernel(*operands, VALUE_AND_GRAD, ctx.reduction)[1:]
         # `loss.backward()` passes 1, and multiplying is another pass over memory.
-        return result if scale.item() == 1 else result.mul_(scale), None
+        return gradient[0] if factor == 1 else gradient[0].mul_(factor), None
+
+
+def _common_factor(scale: Tensor) -> float | None:
+    """What every element is multiplied by, if that is one number, and none that masks NaN."""
+    if any(scale.stride()) or not scale.numel():
+        return None
+    # Of an expanded tensor, as the derivative of a sum is.
+    return scale.as_strided((), ()).item() or None
 
 
 def _recorded_gradient(operands: Sequence[Any], reduction: str, scale: Tensor) -> Tensor:
