@@ -19,7 +19,7 @@ from torch import Tensor
 
 from logitloss._backends.torch._private import is_profiled
 from logitloss._backends.torch._reduced import reduced_by
-from logitloss._backends.torch._values import FULL, HALF, INTEGRAL, by_kernel, is_readable
+from logitloss._backends.torch._values import FULL, HALF, INTEGRAL, as_array, by_kernel, is_readable
 from logitloss._backends.torch._ways import by_step, way_of
 from logitloss._call import Call, finish, refuse_layout
 from logitloss._reductions import REDUCTIONS
@@ -123,13 +123,13 @@ def _compute(call: Call) -> tuple[Tensor, ...]:
     way = way_of(operands, call.orders)
     if call.outs is not None:
         _refuse_recording((*operands, *call.outs))
-        if way is by_kernel and (views := _views(call.outs, call.dtype)) is not None:
+        if way is by_kernel and (views := _views(call.outs)) is not None:
             by_kernel(*operands, call.orders, call.reduction, views)
             torch.autograd.graph.increment_version(call.outs)
             return call.outs
     if way is by_kernel or way is by_step:
         results = way(*operands, call.orders, call.reduction)
-        if call.outs is None and call.dtype in FULL:
+        if call.outs is None:
             return results
     else:
         results = reduced_by(way, operands, call.orders, call.reduction)
@@ -147,7 +147,7 @@ def _rounded(call: Call) -> Call:
         return call
     if call.outs is None and torch.is_autocast_enabled(logits.device.type):
         # Autocast has torch's own loss among the operations whose results are float32.
-        return call._replace(dtype=torch.float32)
+        return call._replace(dtype=torch.float32, logits=logits.float())
 
     def rounded(value: Any) -> Any:
         if isinstance(value, float):
@@ -168,10 +168,10 @@ def _refuse_recording(tensors: Sequence[Any]) -> None:
         )
 
 
-def _views(outs: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Any, ...] | None:
+def _views(outs: tuple[Tensor, ...]) -> tuple[Any, ...] | None:
     """The memory of the outputs, if all are laid out so that the kernel can write to them."""
-    if dtype in HALF or not is_readable(outs):
+    if not is_readable(outs):
         return None
     if not all(out.is_contiguous() and not out.is_neg() for out in outs):
         return None
-    return tuple(out.detach().numpy() for out in outs)
+    return tuple(as_array(out) for out in outs)

@@ -49,7 +49,7 @@ def by_kernel(
     outs: tuple[Any, ...] | None = None,
 ) -> Results:
     """All of a call in one pass; `outs` is memory to write the results to."""
-    results = kernel.compute(
+    results: Any = kernel.compute(
         orders,
         as_array(labels),
         as_array(logits),
@@ -58,20 +58,25 @@ def by_kernel(
         reduction,
         outs,
     )
-    # In memory that NumPy allocated: it keeps small blocks and asks for huge pages, where PyTorch
-    # pays for page faults that cost more than the kernel.
-    return tuple([torch.from_numpy(np.asarray(result)) for result in results])
+    return tuple([_as_tensor(result) for result in results])
 
 
 def as_array(value: Tensor | float | None) -> Any:
     """What the kernel takes: the memory of a tensor, of which only a negated view is copied."""
     if not isinstance(value, Tensor):
         return value
-    if value.dtype in HALF:
-        # To be passed as it lies once the kernel reads half precision.
-        value = value.float()
+    if value.dtype is torch.bfloat16:
+        return value.detach().view(torch.int16).numpy().view(kernel.BFloat16Bits)
     # Asked by force, `numpy` detaches.
     return value.numpy(force=True)
+
+
+def _as_tensor(result: Any) -> Tensor:
+    # In memory that NumPy allocated: it keeps small blocks and asks for huge pages, where PyTorch
+    # pays for page faults that cost more than the kernel.
+    tensor = torch.from_numpy(np.asarray(result))
+    # The bits of bfloat16, which NumPy does not have.
+    return tensor.view(torch.bfloat16) if tensor.dtype is torch.int16 else tensor
 
 
 def by_formula(

@@ -22,7 +22,7 @@ from logitloss._backends.torch._private import (
 )
 from logitloss._backends.torch._reduced import reduced_by
 from logitloss._backends.torch._rules import Way
-from logitloss._backends.torch._values import as_array, by_formula, by_kernel, is_readable
+from logitloss._backends.torch._values import HALF, as_array, by_formula, by_kernel, is_readable
 from logitloss._call import LOSS, VALUE_AND_GRAD
 
 
@@ -138,15 +138,32 @@ class _Step(Function):
         operands = labels, logits, pos_weight, weight
         if torch.is_grad_enabled() or way_of((scale,), ()) is not by_kernel:
             return _recorded_gradient(operands, ctx.reduction, scale), None
-        factor = _common_factor(scale) if ctx.reduction == "none" else scale.item()
-        if factor is None:
-            weight = scale if weight is None else scale * weight
-            outs = (as_array(gradient[0]),) if gradient else None
-            return by_kernel(labels, logits, pos_weight, weight, (1,), "none", outs)[0], None
-        if not gradient:
-            gradient = by_kernel(*operands, VALUE_AND_GRAD, ctx.reduction)[1:]
-        # `loss.backward()` passes 1, and multiplying is another pass over memory.
-        return gradient[0] if factor == 1 else gradient[0].mul_(factor), None
+        is_reduced, is_half = ctx.reduction != "none", logits.dtype in HALF
+        factor = scale.item() if is_reduced else _common_factor(scale)
+        if factor == 1 and gradient:
+            # As from `loss.backward()`: multiplying is another pass over memory.
+            return gradient[0], None
+        if not is_reduced and (factor is None or is_half):
+            return _gradient(*operands, scale, *gradient), None
+        if is_half or not gradient:
+            # Rounded once, after the multiplication.
+            wide = logits.float() if is_half else logits
+            results = by_kernel(labels, wide, pos_weight, weight, VALUE_AND_GRAD, ctx.reduction)
+            gradient = results[1:]
+        return gradient[0].mul_(factor), None
+
+
+def _gradient(
+    labels: Tensor, logits: Tensor, pos_weight: Any, weight: Any, scale: Tensor, *memory: Tensor
+) -> Tensor:
+    """The gradient times `scale`, which may differ from element to element."""
+    if weight is not None:
+        if logits.dtype in HALF:
+            # The product is rounded with the gradient, not before.
+            logits, scale = logits.float(), scale.float()
+        scale = scale * weight
+    outs = tuple(as_array(out) for out in memory if out.dtype is logits.dtype)
+    return by_kernel(labels, logits, pos_weight, scale, (1,), "none", outs or None)[0]
 
 
 def _common_factor(scale: Tensor) -> float | None:
