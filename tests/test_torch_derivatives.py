@@ -340,6 +340,29 @@ def test_integer_labels_keep_the_graph(execution: None, integer: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("factor", [1.0, 3.0, 1024.0, [0.1, 1.0, 3.0]], ids=str)
+def test_half_precision_steps_are_rounded_once(
+    dtype: str, reduction: str, masked: bool, factor
+) -> None:
+    """After a loss was scaled, so that no gradient underflows."""
+    *half, factors = tensors([[1, 0, 0.3], [7, -9, 3], [1.7] * 3, [0.3, 1, 2], [1] * 3], dtype)
+    factors = factors * torch.tensor(factor, dtype=factors.dtype)
+    exact = [operand.double() for operand in half]
+    steps = []
+    for labels, logits, pos_weight, weight in (half, exact):
+        logits = logits.clone().requires_grad_()
+        weight = weight if masked else None
+        value = weighted(labels, logits, pos_weight, weight=weight, reduction=reduction)
+        scale = factors if reduction == "none" else factors[0]
+        steps.append((value, *torch.autograd.grad(value, logits, scale.to(value.dtype))))
+    for got, expected in zip(*steps, strict=True):
+        torch.testing.assert_close(got, expected.to(got.dtype), rtol=0, atol=0)
+        assert got.dtype == half[0].dtype
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_gradients_are_rounded_once(dtype: str) -> None:
     half = tensors([[1.0, 0.0, 0.3], [0.7, -2.0, 3.0], [1.7] * 3, [0.3, 1.0, 2.0]], dtype)
     exact = by_backward(loss, [operand.double() for operand in half])
