@@ -50,8 +50,8 @@ def describe(
     if labels.dtype is not dtype and labels.dtype in _FLOATING:
         dtype = torch.promote_types(labels.dtype, dtype)
     if (
-        _is_dense(labels)
-        and _is_dense(logits)
+        labels.layout is logits.layout is torch.strided
+        and not (labels.is_nested or logits.is_nested)
         and logits.dtype in _FLOATING
         and (labels.dtype is dtype or labels.dtype in _FLOATING or labels.dtype in INTEGRAL)
         and labels.shape == logits.shape

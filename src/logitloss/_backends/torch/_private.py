@@ -10,6 +10,11 @@ from torch import Tensor
 from torch._decomp import register_decomposition as register_decomposition
 from torch.autograd import Function, forward_ad
 
+# Looked up once: they are asked in every call.
+_has_transformations = torch._C._are_functorch_transforms_active
+_count_dispatch_modes = torch._C._len_torch_dispatch_stack
+is_jit_traced = torch._C._is_tracing
+
 
 def is_profiled() -> bool:
     return torch.autograd.profiler._is_profiler_enabled
@@ -17,7 +22,7 @@ def is_profiled() -> bool:
 
 def is_transformed() -> bool:
     """Whether `torch.func` or forward mode is at work."""
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    return forward_ad._current_level >= 0 or _has_transformations()
 
 
 def is_functionalized() -> bool:
@@ -29,11 +34,7 @@ def is_functionalized() -> bool:
 
 def is_traced() -> bool:
     """Whether operators are recorded, by `make_fx` or `torch.jit.trace`, or otherwise caught."""
-    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._is_tracing()
-
-
-def is_jit_traced() -> bool:
-    return torch._C._is_tracing()
+    return _count_dispatch_modes() > 0 or is_jit_traced()
 
 
 # A tensor that outlived its `torch.func.grad` says that it requires a gradient.
@@ -47,7 +48,7 @@ def forward_mode_of_transformations() -> Any:
 
     Without, an outer `torch.func.jvp` would see a constant.
     """
-    return forward_ad._set_fwd_grad_enabled(torch._C._are_functorch_transforms_active())
+    return forward_ad._set_fwd_grad_enabled(_has_transformations())
 
 
 def untransformed_apply(function: type[Function]) -> Callable[..., Any]:

@@ -58,25 +58,24 @@ def by_kernel(
         reduction,
         outs,
     )
-    return tuple([_as_tensor(result) for result in results])
+    # In memory that NumPy allocated: it keeps small blocks and asks for huge pages, where PyTorch
+    # pays for page faults that cost more than the kernel.
+    tensors = [torch.from_numpy(np.asarray(result)) for result in results]
+    if tensors[0].dtype is torch.int16:
+        # The bits of bfloat16, which NumPy does not have.
+        return tuple([tensor.view(torch.bfloat16) for tensor in tensors])
+    return tuple(tensors)
 
 
 def as_array(value: Tensor | float | None) -> Any:
     """What the kernel takes: the memory of a tensor, of which only a negated view is copied."""
-    if not isinstance(value, Tensor):
+    # The types of most, for it takes PyTorch longer to tell what is no tensor than what is one.
+    if value is None or type(value) is float or not isinstance(value, Tensor):
         return value
     if value.dtype is torch.bfloat16:
         return value.detach().view(torch.int16).numpy().view(kernel.BFloat16Bits)
     # Asked by force, `numpy` detaches.
     return value.numpy(force=True)
-
-
-def _as_tensor(result: Any) -> Tensor:
-    # In memory that NumPy allocated: it keeps small blocks and asks for huge pages, where PyTorch
-    # pays for page faults that cost more than the kernel.
-    tensor = torch.from_numpy(np.asarray(result))
-    # The bits of bfloat16, which NumPy does not have.
-    return tensor.view(torch.bfloat16) if tensor.dtype is torch.int16 else tensor
 
 
 def by_formula(

@@ -48,7 +48,8 @@ def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = Fal
         if readable or torch.compiler.is_exporting():
             return by_operator
         return by_formula if is_inside else by_traceable_function
-    readable = readable and not any(map(is_batched, tensors))
+    # Only the weight can be batched, by a gradient or tangent that multiplies it.
+    readable = readable and not is_batched(tensors[-1])
     if is_transformed() and not is_inside:
         return by_operator if is_functionalized() else by_function
     if readable and is_traced():
