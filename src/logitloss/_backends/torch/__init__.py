@@ -71,11 +71,14 @@ def describe(
         call = Call(orders, xp, labels, logits, pos_weight, weight, dtype, reduction, None, name)
         return call if out is None else finish(call, reduction, out, name)
     _refuse_other_layouts(labels=labels, logits=logits, pos_weight=pos_weight, weight=weight)
-    if torch.compiler.is_compiling() and isinstance(pos_weight, _CONSTANTS):
-        pos_weight = torch.as_tensor(pos_weight, dtype=dtype, device=logits.device)
-        return describe(orders, labels, logits, pos_weight, weight, reduction, out, name)
-    if torch.compiler.is_compiling() and isinstance(weight, _CONSTANTS):
-        weight = torch.as_tensor(weight, dtype=dtype, device=logits.device)
+    coefficients = [pos_weight, weight]
+    if torch.compiler.is_compiling() and any(isinstance(c, _CONSTANTS) for c in coefficients):
+        pos_weight, weight = (
+            torch.as_tensor(value, dtype=dtype, device=logits.device)
+            if isinstance(value, _CONSTANTS)
+            else value
+            for value in coefficients
+        )
         return describe(orders, labels, logits, pos_weight, weight, reduction, out, name)
     return None
 
