@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from logitloss._command_line.blocks import Array
 
 # One bin for each whole logit: equal steps of probability would put nearly all elements of a rare
 # class into the first. What lies outside goes to the outermost bins.

@@ -4,48 +4,22 @@ A pass over the data asks for the same rows of every column in turn, so that col
 are read together, a few thousand rows at a time. pyarrow is imported when a table is opened.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from logitloss._npy_files import Array, Block, require_regular_file
-
-# The first such suffix before a colon ends the path: a drive letter, a colon in the name of a
-# folder and one in the name of a column all stay where they belong.
-_TABLE = r"\.(?:parquet|csv|csv\.gz)"
-_PATH_AND_COLUMNS = re.compile(rf"(.+?{_TABLE}):(.+)", re.IGNORECASE | re.DOTALL)
-_SOME_TABLE = re.compile(rf".+{_TABLE}", re.IGNORECASE | re.DOTALL)
+from logitloss._command_line.blocks import Array, Block
+from logitloss._command_line.files import require_regular_file
 
 # What is missing in a CSV file. Unlike pyarrow's own list, it takes NaN for the number it is.
 _NULLS = ["", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "None"]
 
 # How much of a column of a row group is in memory at a time; otherwise it is the whole.
 _BUFFER_BYTES = 2**20
-
-
-class ColumnsOf(NamedTuple):
-    """What `FILE:COLUMN` names."""
-
-    path: Path
-    columns: str
-
-
-def path_or_columns(text: str) -> Path | ColumnsOf:
-    """Read an argument of the command line."""
-    path = Path(text)
-    match = _PATH_AND_COLUMNS.fullmatch(text)
-    if match and not path.exists():
-        return ColumnsOf(Path(match[1]), match[2])
-    return path
-
-
-def is_table(path: Path) -> bool:
-    return _SOME_TABLE.fullmatch(path.name) is not None
 
 
 class Table:

@@ -1,36 +1,22 @@
-"""Files for the command line: `.npy` read without trust, outputs complete or not at all."""
+"""`.npy` files, read without trust and written block by block."""
 
-import errno
 import io
 import itertools
 import math
 import operator
 import os
-import secrets
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from logitloss._command_line.blocks import Array, Block
+from logitloss._command_line.files import Output, require_regular_file
 
 
-def require_regular_file(path: Path) -> None:
-    """Refuse a folder, and a pipe that would be waited for; a missing file is none of these."""
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path}: not a regular file")
-
-
-# A part of an array: a slice of each axis, with its bounds.
-Block: TypeAlias = tuple[slice, ...]
-
-
-class Input:
+class NpyInput:
     """A `.npy` file whose header agrees with its size, read block by block.
 
     Not mapped into memory: if somebody cuts a mapped file short, the process is killed.
@@ -128,58 +114,6 @@ def _read_header(file: BinaryIO | io.FileIO) -> tuple[tuple[int, ...], bool, np.
     return shape, fortran_order, dtype
 
 
-class Output:
-    """A file that goes by another name until it is complete."""
-
-    def __init__(self, path: Path) -> None:
-        require_regular_file(path)
-        if path.exists() and not os.access(path, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        self.path = path
-        # The file behind a symbolic link is replaced, not the link.
-        self.target = Path(os.path.realpath(path))
-        self._part = self.target.with_name(f".logitloss-{secrets.token_hex(8)}.part")
-        self._file: BinaryIO | None = None
-
-    @contextmanager
-    def _errors_name_the_path(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
-
-    def open(self) -> None:
-        with self._errors_name_the_path():
-            # Unlike tempfile, this gives the file the permissions that any new file gets.
-            self._file = open(self._part, "xb")
-
-    def write(self, data: bytes | memoryview, position: int = 0) -> None:
-        assert self._file is not None
-        with self._errors_name_the_path():
-            self._file.seek(position)
-            self._file.write(data)
-
-    def complete(self) -> None:
-        assert self._file is not None
-        with self._errors_name_the_path():
-            self._file.flush()
-            # Otherwise the new name may reach the disk before the data does.
-            os.fsync(self._file.fileno())
-            self._file.close()
-
-    def publish(self) -> None:
-        with self._errors_name_the_path():
-            os.replace(self._part, self.target)
-
-    def discard(self) -> None:
-        """Remove what has not been published."""
-        if self._file is not None:
-            # Closing writes what is left, which fails again on a full disk.
-            with suppress(OSError):
-                self._file.close()
-            self._part.unlink(missing_ok=True)
-
-
 class NpyOutput(Output):
     """A `.npy` file, filled block by block."""
 
@@ -209,25 +143,3 @@ class NpyOutput(Output):
         for start, count in runs(self._shape, block, self._fortran_order):
             self.write(flat[written:][:count].data, self._data + start * self._dtype.itemsize)
             written += count
-
-
-@contextmanager
-def published_together(outputs: Sequence[Output]) -> Iterator[None]:
-    """Open the outputs; give them their names if all goes well, and remove them if not."""
-    if len({output.target for output in outputs}) < len(outputs):
-        raise ValueError(f"{outputs[0].path}: two outputs must not share a file")
-    with ExitStack() as stack:
-        # Batch systems stop a job with SIGTERM; as an exception it leaves no unfinished file. Only
-        # the main thread can ask for that, and only a handler that Python knows can come back.
-        before = signal.getsignal(signal.SIGTERM)
-        if threading.current_thread() is threading.main_thread() and before is not None:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-            stack.callback(signal.signal, signal.SIGTERM, before)
-        for output in outputs:
-            stack.callback(output.discard)
-            output.open()
-        yield
-        for output in outputs:
-            output.complete()
-        for output in outputs:
-            output.publish()

@@ -1,0 +1,1 @@
+"""The command line. `main` runs it; each other module is one room, and imports go one way."""

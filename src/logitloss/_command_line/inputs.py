@@ -1,0 +1,131 @@
+"""What is computed with: labels, logits and their weights, checked, and read block by block."""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from logitloss._arguments import parse as check_arguments
+from logitloss._command_line.blocks import Array, Block
+from logitloss._command_line.npy import NpyInput
+from logitloss._command_line.sources import ColumnsOf, Source, is_table
+from logitloss._command_line.tables import Columns, Table
+
+# Large enough that every thread has work, small enough that labels, logits, loss and gradient of
+# a block take some MiB together.
+BLOCK_ELEMENTS = 2**20
+
+Value: TypeAlias = NpyInput | Columns | Array
+
+
+class Inputs:
+    """Files and numbers, checked as the library checks arrays.
+
+    They are closed with `open_files`.
+    """
+
+    def __init__(
+        self,
+        labels: Source,
+        logits: Source,
+        pos_weight: Source | float,
+        weight: Source | None,
+        open_files: ExitStack,
+    ) -> None:
+        self._open_files = open_files
+        self._files: list[NpyInput] = []
+        self._tables: dict[Path, Table] = {}
+        sources = (labels, logits, pos_weight, weight)
+        values = [self._open(source) for source in sources]
+        # Files are checked as if they were in memory.
+        arguments = check_arguments(*(getattr(value, "stand_in", value) for value in values))
+        self.dtype: np.dtype[Any] = arguments.dtype
+        self.shape: tuple[int, ...] = arguments.logits.shape
+        self.size = math.prod(self.shape)
+        named = [value.names for value in values[:2] if isinstance(value, Columns)]
+        self.column_names: list[str] | None = named[0] if named else None
+        values = [self._spread(value) for value in values]
+        # Rows of a table come in their own order.
+        by_row = any(isinstance(value, Columns) for value in values)
+        self.fortran_order: bool = not by_row and values[1].fortran_order
+        self._orders = {False} if by_row else set()
+        self._orders.update(file.fortran_order for file in self._files if file.has_an_order)
+        self.labels: Value
+        self.logits: Value
+        self.pos_weight: Value | float
+        self.weight: Value | None
+        self.labels, self.logits, self.pos_weight, self.weight = values
+
+    def _open(self, source: Any) -> Any:
+        if isinstance(source, Path):
+            if is_table(source):
+                raise ValueError(f"{source}: a column has to be named, as in {source}:COLUMN")
+            self._files.append(self._open_files.enter_context(closing(NpyInput(source))))
+            return self._files[-1]
+        if isinstance(source, ColumnsOf):
+            if source.path not in self._tables:
+                self._tables[source.path] = Table(source.path)
+            return self._tables[source.path].columns(source.columns)
+        return source
+
+    def _spread(self, value: Any) -> Any:
+        """Columns in the shape of the logits; files broadcast by themselves."""
+        if not isinstance(value, Columns):
+            return value
+        if len(value.shape) == len(self.shape) and value.shape[0] == self.shape[0]:
+            return value.broadcast_to(self.shape)
+        # A coefficient that is used again for every row.
+        return np.broadcast_to(value.read(), self.shape)
+
+    def paths(self) -> list[Path]:
+        return [*(file.path for file in self._files), *self._tables]
+
+    def blocks(self) -> Iterator[Block]:
+        """Parts of at most BLOCK_ELEMENTS elements, in the order of the logits' file."""
+        if self.size == 0:
+            return
+        sizes = [1] * len(self.shape)
+
+        def widen(axes: Sequence[int], most: int) -> None:
+            for axis in axes:
+                sizes[axis] = min(self.shape[axis], sizes[axis] * (most // math.prod(sizes)))
+
+        inner_first = range(len(self.shape))[:: 1 if self.fortran_order else -1]
+        if len(self._orders) > 1:
+            # Next to each other in one file is far apart in the other. In a block that is wide both
+            # ways each file is read in runs, and not a page for each element.
+            widen(inner_first, math.isqrt(BLOCK_ELEMENTS))
+            widen(inner_first[::-1], BLOCK_ELEMENTS)
+        else:
+            widen(inner_first, BLOCK_ELEMENTS)
+        outer_first = inner_first[::-1]
+        for starts in itertools.product(
+            *(range(0, self.shape[axis], sizes[axis]) for axis in outer_first)
+        ):
+            start = dict(zip(outer_first, starts, strict=True))
+            yield tuple(
+                slice(start[axis], min(start[axis] + sizes[axis], self.shape[axis]))
+                for axis in range(len(self.shape))
+            )
+
+    def part(self, block: Block) -> tuple[Array, Array, Array | float, Array | None]:
+        """Labels, logits, pos_weight and weight of a block, good until the next one is read."""
+
+        def coefficient(value: Any) -> Any:
+            # Without the ellipsis a 0-d array would become a scalar.
+            index = (*block, ...) if isinstance(value, np.ndarray) else block
+            return value if value is None or isinstance(value, float) else value[index]
+
+        labels, logits = self.labels[block], self.logits[block]
+        pos_weight, weight = coefficient(self.pos_weight), coefficient(self.weight)
+        if self.dtype == np.float16:
+            # The library computes in float32. Its results are needed as they are then: they are
+            # added up first, and rounded when they are written.
+            logits = logits.astype(np.float32)
+            pos_weight = np.asarray(pos_weight).astype(self.dtype)
+            weight = None if weight is None else weight.astype(self.dtype)
+        return labels, logits, pos_weight, weight

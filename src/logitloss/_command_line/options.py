@@ -1,0 +1,150 @@
+"""The options, their help, and what is refused before a file is opened."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import logitloss
+from logitloss._command_line.report import complain, print_out
+from logitloss._command_line.sources import Source, read_source
+
+EPILOG = """\
+A SOURCE is a .npy file, or FILE:COLUMN: a column of a .parquet, .csv or .csv.gz file, read by
+pyarrow. FILE:A,B,C is an array with a column for each name; a comma at the end, FILE:A, makes a
+single column two-dimensional. Sources of all kinds may be mixed.
+
+Labels and logits have the same shape. Weights have that shape too or broadcast to it: (C,) beside
+(N, C) is one weight per class. The value is summed and printed in float64; output files have the
+dtype of the library's result and appear complete or not at all. The share of positives is the
+mean label of the elements whose weight is not 0.
+
+exit status: 0 success, 2 bad input or output (one line on stderr), 130 interrupted
+
+examples:
+  logitloss labels.npy logits.npy --pos-weight 10
+  logitloss scores.parquet:label scores.parquet:logit --weight scores.parquet:weight \\
+      --reduction weighted_mean --plot scores.png
+  logitloss tags.npy tags.csv:cat,dog --pos-weight per_class.npy --per-class --json
+  logitloss labels.npy logits.npy --reduction none --loss-out loss.npy
+"""
+
+
+def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(
+        prog="logitloss",
+        description="Weighted binary cross-entropy of logits in .npy, Parquet and CSV files, "
+        "in constant memory however large the files.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # argparse's own --help passes over an output that cannot be written.
+        add_help=False,
+    )
+    add = parser.add_argument
+    source = read_source
+    add("labels", metavar="LABELS", type=source, help="SOURCE of any real dtype or bool")
+    add("logits", metavar="LOGITS", type=source, help="SOURCE of any real dtype")
+    add(
+        "--pos-weight",
+        metavar="Q",
+        type=_number_or_source,
+        default=1.0,
+        help="weight of the positives: a number or a SOURCE (default: 1)",
+    )
+    add(
+        "--weight",
+        metavar="SOURCE",
+        type=source,
+        help="weights of the elements; 0 masks an element whatever it holds",
+    )
+    add(
+        "--reduction",
+        choices=("mean", "sum", "weighted_mean", "none"),
+        default="mean",
+        help="the value printed: the sum of the weighted losses (sum), divided by the number of "
+        "elements (mean, the default) or by the sum of the weights (weighted_mean); "
+        "none prints no value and needs --loss-out or --grad-out",
+    )
+    add(
+        "--loss-out",
+        metavar="FILE",
+        type=Path,
+        help="write every element's weighted loss, whatever the reduction, as .npy",
+    )
+    add(
+        "--grad-out",
+        metavar="FILE",
+        type=Path,
+        help="write the gradient of the value with respect to the logits, as .npy "
+        "(none: of every element's own loss)",
+    )
+    add(
+        "--per-class",
+        action="store_true",
+        help="print the value of each class (index of the last axis, or column) as well",
+    )
+    add(
+        "--plot",
+        metavar="FILE.png",
+        type=Path,
+        help="draw a calibration curve and a histogram of the losses of positives and negatives "
+        "(.png, .svg or .pdf); needs matplotlib",
+    )
+    add("--threads", metavar="N", type=int, help="number of threads")
+    add(
+        "--json",
+        action="store_true",
+        help="print one JSON object; NaN and infinities become "
+        'the strings "NaN", "Infinity" and "-Infinity"',
+    )
+    add(
+        "--config",
+        action=_PrintAndExit,
+        const=lambda: json.dumps(logitloss.show_config("dicts"), indent=2),
+        help="print the build and exit",
+    )
+    add(
+        "--version",
+        action=_PrintAndExit,
+        const=lambda: logitloss.__version__,
+        help="print the version and exit",
+    )
+    add(
+        "-h",
+        "--help",
+        action=_PrintAndExit,
+        const=lambda: parser.format_help().rstrip("\n"),
+        help="print this help and exit",
+    )
+    options = parser.parse_args(argv)
+    if options.reduction == "none":
+        if not (options.loss_out or options.grad_out):
+            parser.error("--reduction none has no value to print: give --loss-out or --grad-out")
+        if options.per_class:
+            parser.error("--reduction none has no value to print for --per-class")
+    return options
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        complain(message)
+        self.exit(2)
+
+
+class _PrintAndExit(argparse.Action):
+    """An option that needs no files beside it; `const` gives the text."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(nargs=0, **settings)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print_out(self.const())
+        parser.exit()
+
+
+def _number_or_source(text: str) -> float | Source:
+    try:
+        return float(text)
+    except ValueError:
+        return read_source(text)

@@ -1,0 +1,133 @@
+"""One pass over the inputs: what is added up, and what is written.
+
+Each block is one library call with reduction "none". The losses are added up in float64, and the
+value is reported as it is then, not rounded to the dtype of the data.
+"""
+
+import argparse
+import math
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import logitloss
+from logitloss._command_line.classes import PerClass
+from logitloss._command_line.files import Output, published_together
+from logitloss._command_line.inputs import Inputs
+from logitloss._command_line.npy import NpyOutput
+from logitloss._command_line.plot import Plot
+from logitloss._command_line.progress import Advance, progress
+
+
+# Sums of infinities and means of nothing are results here, as they are in the library.
+@np.errstate(all="ignore")
+def score(options: argparse.Namespace) -> dict[str, Any]:
+    with ExitStack() as open_files:
+        return _score(options, open_files)
+
+
+def _score(options: argparse.Namespace, open_files: ExitStack) -> dict[str, Any]:
+    if options.threads is not None:
+        logitloss.set_num_threads(options.threads)
+    reduction = options.reduction
+    plot = None if options.plot is None else Plot(options.plot)
+    inputs = Inputs(options.labels, options.logits, options.pos_weight, options.weight, open_files)
+    per_class = PerClass(inputs) if options.per_class else None
+    loss_out = _npy_output(options.loss_out, inputs)
+    grad_out = _npy_output(options.grad_out, inputs)
+    plot_out = _plot_output(options.plot, inputs)
+    outputs = [output for output in (loss_out, grad_out, plot_out) if output is not None]
+    start = time.perf_counter()
+    with published_together(outputs):
+        with progress(inputs.size) as advance:
+            value, positives = _stream(
+                inputs, reduction, loss_out, grad_out, per_class, plot, advance
+            )
+        seconds = time.perf_counter() - start
+        if plot is not None and plot_out is not None:
+            plot_out.write(plot.draw())
+    report = {
+        "value": None if reduction == "none" else value,
+        "reduction": reduction,
+        "elements": inputs.size,
+        "share_of_positives": positives,
+        "elements_per_second": inputs.size / seconds,
+    }
+    if per_class is not None:
+        report["classes"] = per_class.report(reduction)
+    return report
+
+
+def _refuse_input(path: Path, inputs: Inputs) -> None:
+    if path.exists() and any(path.samefile(other) for other in inputs.paths()):
+        raise ValueError(f"{path}: an output must not replace an input")
+
+
+def _npy_output(path: Path | None, inputs: Inputs) -> NpyOutput | None:
+    if path is None:
+        return None
+    _refuse_input(path, inputs)
+    return NpyOutput(path, inputs.shape, inputs.dtype, inputs.fortran_order)
+
+
+def _plot_output(path: Path | None, inputs: Inputs) -> Output | None:
+    if path is None:
+        return None
+    _refuse_input(path, inputs)
+    return Output(path)
+
+
+def _divisor(inputs: Inputs, reduction: str) -> float:
+    if reduction == "weighted_mean" and inputs.weight is not None:
+        return sum(
+            float(np.sum(inputs.weight[block].astype(inputs.dtype), dtype=np.float64))
+            for block in inputs.blocks()
+        )
+    return float(inputs.size) if reduction.endswith("mean") else 1.0
+
+
+def _stream(
+    inputs: Inputs,
+    reduction: str,
+    loss_out: NpyOutput | None,
+    grad_out: NpyOutput | None,
+    per_class: PerClass | None,
+    plot: Plot | None,
+    advance: Advance,
+) -> tuple[float, float]:
+    """Write the outputs; return the reduced loss and the share of positives."""
+    # Gradients are divided as they pass, so the sum of weights has to be known before.
+    divisor = _divisor(inputs, reduction)
+    total = positives = counted = 0.0
+    for block in inputs.blocks():
+        labels, logits, pos_weight, weight = inputs.part(block)
+        if grad_out is None:
+            loss = logitloss.weighted_cross_entropy_with_logits(
+                labels, logits, pos_weight, weight=weight
+            )
+        else:
+            loss, gradient = logitloss.value_and_grad(labels, logits, pos_weight, weight=weight)
+            # NumPy's number, because the divisor may be beyond the range of the gradient.
+            quotient = gradient / np.float64(divisor or math.nan)
+            if weight is not None:
+                # Zero stays zero where other weights are NaN or cancel.
+                quotient = np.where(weight.astype(inputs.dtype) == 0, 0, quotient)
+            grad_out[block] = quotient
+        if loss_out is not None:
+            loss_out[block] = loss
+        if per_class is not None:
+            per_class.add(block, labels, weight, loss)
+        if plot is not None:
+            plot.add(labels, logits, weight, loss)
+        total += float(np.sum(loss, dtype=np.float64))
+        kept = True if weight is None else weight != 0
+        positives += float(np.sum(labels, dtype=np.float64, where=kept))
+        counted += labels.size if weight is None else np.count_nonzero(kept)
+        advance(labels.size)
+    return (
+        total / divisor if divisor else math.nan,
+        positives / counted if counted else math.nan,
+    )
