@@ -236,6 +236,46 @@ def test_columns_that_cannot_be_used(tables, run, suffix):
     assert_one_line(run("labels.npy", f"folder.{suffix}:a"), "not a regular file")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("null", ["", '""', "NA"])
+@pytest.mark.parametrize("rows", [["1", None, "0", "1"], [None, "1"], ["1", "0", None]])
+def test_a_null_in_a_file_of_one_column(run, rows, null, end):
+    """Were it skipped, the rows after it would move up, and the lengths could still agree."""
+    pytest.importorskip("pyarrow", reason="needs the extra `tables`")
+    lines = ["z", *(null if row is None else row for row in rows)]
+    Path("labels.csv").write_bytes("".join(line + end for line in lines).encode())
+    save("logits.npy", np.zeros(len(rows) - 1))
+    result = run("labels.csv:z", "logits.npy", "--loss-out", "loss.npy")
+    assert_one_line(result, "must have the same shape", f"({len(rows)},)")
+    save("logits.npy", np.zeros(len(rows)))
+    result = run("labels.csv:z", "logits.npy", "--loss-out", "loss.npy")
+    assert_one_line(result, "labels.csv", "'z'", "null", f"row {rows.index(None)} ")
+    assert files() == {"labels.csv", "logits.npy"}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("has_last_end", [True, False])
+def test_lines_of_one_column(report, end, has_last_end):
+    pytest.importorskip("pyarrow", reason="needs the extra `tables`")
+    for name, rows in {"labels.csv": "100", "logits.csv": "000"}.items():
+        text = end.join(["v", *rows]) + end * has_last_end
+        Path(name).write_bytes(text.encode())
+    got = report("labels.csv:v", "logits.csv:v")
+    assert (got["elements"], got["value"]) == (3, pytest.approx(math.log(2), rel=1e-15))
+
+
+def test_empty_lines_between_rows_of_several_fields_are_no_rows(report):
+    pytest.importorskip("pyarrow", reason="needs the extra `tables`")
+    Path("table.csv").write_text("\nz,x\n\n1,0\n\n0,0\n\n")
+    assert report("table.csv:z", "table.csv:x")["elements"] == 2
+
+
+def test_an_empty_line_is_no_header_of_one_column(run):
+    pytest.importorskip("pyarrow", reason="needs the extra `tables`")
+    Path("table.csv").write_text("\nz\n1\n")
+    assert_one_line(run("table.csv:z", "table.csv:z"), "table.csv: the first line must name")
+
+
 def test_a_null_late_in_the_file(small_blocks, tables, run):
     tables(z=[0.0] * 31, x=[0.0] * 30 + [None])
     save("labels.npy", np.zeros(31))

@@ -48,7 +48,7 @@ class Table:
     def _errors_name_the_path(self) -> Iterator[None]:
         try:
             yield
-        except (self._arrow.ArrowException, OSError, UnicodeError) as error:
+        except (self._arrow.ArrowException, OSError, ValueError) as error:
             raise ValueError(f"{self.path}: {error}") from error
 
     @cached_property
@@ -102,7 +102,7 @@ class Table:
             while self._position < stop:
                 batch = self._rest if self._rest is not None else next(self._batches, None)
                 if batch is None:
-                    raise ValueError(f"{self.path}: it became shorter while it was read")
+                    raise ValueError("it became shorter while it was read")
                 piece = batch.slice(0, stop - self._position)
                 self._rest = batch.slice(len(piece)) if len(piece) < len(batch) else None
                 self._position += len(piece)
@@ -186,9 +186,17 @@ class _CSV:
 
         self._arrow = pyarrow
         self._path = path
+        self._skips_empty_lines = True
         # The types are those of the first megabyte.
         self._schema = self._open().schema
+        if len(self._schema) == 1:
+            # An empty line is a null here. If it were skipped, every row after it would move up,
+            # and face another row of the file beside this one.
+            self._skips_empty_lines = False
+            self._schema = self._open().schema
         self.names: list[str] = self._schema.names
+        if self.names == [""]:
+            raise ValueError("the first line must name the columns; got an empty line")
 
     def kind(self, name: str) -> Any:
         """bool or float64: a fraction may follow any number of integers."""
@@ -212,8 +220,11 @@ class _CSV:
 
         return csv.open_csv(
             str(self._path),
-            # Texts in other columns may hold them.
-            parse_options=csv.ParseOptions(newlines_in_values=True),
+            parse_options=csv.ParseOptions(
+                # Texts in other columns may hold them.
+                newlines_in_values=True,
+                ignore_empty_lines=self._skips_empty_lines,
+            ),
             convert_options=csv.ConvertOptions(null_values=_NULLS, **conversions),
         )
 
