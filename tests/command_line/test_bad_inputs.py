@@ -30,7 +30,8 @@ def test_missing_file(run):
 
 def test_directory_as_input(run):
     save_pair()
-    assert_one_line(run("labels.npy", "."), ".: not a regular file")
+    assert_one_line(run("labels.npy", "."), ".: a column has to be named, as in .:COLUMN")
+    assert_one_line(run("labels.npy", ".:x"), "labels.npy: its suffix is not that of a table")
 
 
 @posix_only

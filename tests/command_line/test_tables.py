@@ -182,22 +182,26 @@ def test_a_colon_in_the_name_of_a_npy_file(report):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("text", "path", "columns"),
     [
-        (r"C:\x.npy", Path(r"C:\x.npy")),
-        ("C:/x.parquet:y", (Path("C:/x.parquet"), "y")),
-        ("x.PARQUET:y", (Path("x.PARQUET"), "y")),
-        ("x.csv.gz:y", (Path("x.csv.gz"), "y")),
-        ("x.csv:y.csv:z", (Path("x.csv"), "y.csv:z")),
-        ("x.csv", Path("x.csv")),
-        ("x.csv:", Path("x.csv:")),
-        ("x.txt:y", Path("x.txt:y")),
+        (r"C:\x.npy", r"C:\x.npy", None),
+        ("C:/x.parquet:y", "C:/x.parquet", "y"),
+        ("x.PARQUET:y", "x.PARQUET", "y"),
+        ("x.csv.gz:y", "x.csv.gz", "y"),
+        ("x.tsv.ZST:y", "x.tsv.ZST", "y"),
+        ("x.pq:y", "x.pq", "y"),
+        ("x.csv:y.csv:z", "x.csv", "y.csv:z"),
+        ("*.csv:y", "*.csv", "y"),
+        ("-:y", "-", "y"),
+        (" -:y", "-", "y"),
+        ("x.csv", "x.csv", None),
+        ("x.txt:y", "x.txt:y", None),
     ],
 )
-def test_where_a_path_ends(text, expected):
+def test_where_a_path_ends(text, path, columns):
     from logitloss._command_line.sources import read_source
 
-    assert read_source(text) == expected
+    assert read_source(text) == (Path(path), columns)
 
 
 def test_tables_without_pyarrow(run, monkeypatch):
@@ -233,7 +237,7 @@ def test_columns_that_cannot_be_used(tables, run, suffix):
     assert_one_line(run("labels.npy", "nowhere.csv:a"), "nowhere.csv: No such file")
     assert "loss.npy" not in files()
     Path(f"folder.{suffix}").mkdir()
-    assert_one_line(run("labels.npy", f"folder.{suffix}:a"), "not a regular file")
+    assert_one_line(run("labels.npy", f"folder.{suffix}:a"), "it holds no table")
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

@@ -3,8 +3,6 @@
 import errno
 import os
 import secrets
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -75,12 +73,6 @@ def published_together(outputs: Sequence[Output]) -> Iterator[None]:
     if len({output.target for output in outputs}) < len(outputs):
         raise ValueError(f"{outputs[0].path}: two outputs must not share a file")
     with ExitStack() as stack:
-        # Batch systems stop a job with SIGTERM; as an exception it leaves no unfinished file. Only
-        # the main thread can ask for that, and only a handler that Python knows can come back.
-        before = signal.getsignal(signal.SIGTERM)
-        if threading.current_thread() is threading.main_thread() and before is not None:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-            stack.callback(signal.signal, signal.SIGTERM, before)
         for output in outputs:
             stack.callback(output.discard)
             output.open()

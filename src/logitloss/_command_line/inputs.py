@@ -12,7 +12,8 @@ import numpy as np
 from logitloss._arguments import parse as check_arguments
 from logitloss._command_line.blocks import Array, Block
 from logitloss._command_line.npy import NpyInput
-from logitloss._command_line.sources import ColumnsOf, Source, is_table
+from logitloss._command_line.sources import STANDARD_INPUT, Source, files_of
+from logitloss._command_line.standard_input import spooled
 from logitloss._command_line.tables import Columns, Table
 
 # Large enough that every thread has work, small enough that labels, logits, loss and gradient of
@@ -61,16 +62,19 @@ class Inputs:
         self.labels, self.logits, self.pos_weight, self.weight = values
 
     def _open(self, source: Any) -> Any:
-        if isinstance(source, Path):
-            if is_table(source):
-                raise ValueError(f"{source}: a column has to be named, as in {source}:COLUMN")
-            self._files.append(self._open_files.enter_context(closing(NpyInput(source))))
+        if not isinstance(source, Source):
+            return source
+        if source.columns is None:
+            self._files.append(self._open_files.enter_context(closing(NpyInput(source.path))))
             return self._files[-1]
-        if isinstance(source, ColumnsOf):
-            if source.path not in self._tables:
-                self._tables[source.path] = Table(source.path)
-            return self._tables[source.path].columns(source.columns)
-        return source
+        if source.path not in self._tables:
+            self._tables[source.path] = self._open_table(source.path)
+        return self._tables[source.path].columns(source.columns)
+
+    def _open_table(self, path: Path) -> Table:
+        if path == STANDARD_INPUT:
+            return Table("standard input", [self._open_files.enter_context(spooled())])
+        return Table(str(path), files_of(path))
 
     def _spread(self, value: Any) -> Any:
         """Columns in the shape of the logits; files broadcast by themselves."""
@@ -82,7 +86,8 @@ class Inputs:
         return np.broadcast_to(value.read(), self.shape)
 
     def paths(self) -> list[Path]:
-        return [*(file.path for file in self._files), *self._tables]
+        tables = [path for table in self._tables.values() for path in table.paths]
+        return [*(file.path for file in self._files), *tables]
 
     def blocks(self) -> Iterator[Block]:
         """Parts of at most BLOCK_ELEMENTS elements, in the order of the logits' file."""
@@ -112,16 +117,21 @@ class Inputs:
                 for axis in range(len(self.shape))
             )
 
+    def weights(self, block: Block) -> Array | None:
+        """The weights of a block, good until the next one is read."""
+        weights: Array | None = self._read(self.weight, block)
+        _refuse_nulls(self.weight, block)
+        return weights
+
     def part(self, block: Block) -> tuple[Array, Array, Array | float, Array | None]:
         """Labels, logits, pos_weight and weight of a block, good until the next one is read."""
-
-        def coefficient(value: Any) -> Any:
-            # Without the ellipsis a 0-d array would become a scalar.
-            index = (*block, ...) if isinstance(value, np.ndarray) else block
-            return value if value is None or isinstance(value, float) else value[index]
-
-        labels, logits = self.labels[block], self.logits[block]
-        pos_weight, weight = coefficient(self.pos_weight), coefficient(self.weight)
+        labels, logits, pos_weight = (
+            self._read(value, block) for value in (self.labels, self.logits, self.pos_weight)
+        )
+        weight = self.weights(block)
+        kept = True if weight is None else weight != 0
+        for value in (self.labels, self.logits, self.pos_weight):
+            _refuse_nulls(value, block, kept)
         if self.dtype == np.float16:
             # The library computes in float32. Its results are needed as they are then: they are
             # added up first, and rounded when they are written.
@@ -129,3 +139,14 @@ class Inputs:
             pos_weight = np.asarray(pos_weight).astype(self.dtype)
             weight = None if weight is None else weight.astype(self.dtype)
         return labels, logits, pos_weight, weight
+
+    def _read(self, value: Any, block: Block) -> Any:
+        if value is None or isinstance(value, float):
+            return value
+        # Without the ellipsis a 0-d array would become a scalar.
+        return value[(*block, ...) if isinstance(value, np.ndarray) else block]
+
+
+def _refuse_nulls(value: Any, block: Block, kept: Array | bool = True) -> None:
+    if isinstance(value, Columns):
+        value.refuse_nulls(block, kept)

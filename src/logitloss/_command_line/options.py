@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,9 +12,11 @@ from logitloss._command_line.report import complain, print_out
 from logitloss._command_line.sources import Source, read_source
 
 EPILOG = """\
-A SOURCE is a .npy file, or FILE:COLUMN: a column of a .parquet, .csv or .csv.gz file, read by
-pyarrow. FILE:A,B,C is an array with a column for each name; a comma at the end, FILE:A, makes a
-single column two-dimensional. Sources of all kinds may be mixed.
+A SOURCE is a .npy file, or FILE:COLUMN, a column of a table, which is read by pyarrow. FILE:A,B,C
+is an array with a column for each name; a comma at the end, FILE:A, makes a single column
+two-dimensional. FILE is a .parquet, .pq, .csv or .tsv file (the last two also .gz, .bz2 or .zst), a
+folder of such parts, a quoted pattern like 'part-*.parquet', or - for CSV from standard input.
+Sources of all kinds may be mixed.
 
 Labels and logits have the same shape. Weights have that shape too or broadcast to it: (C,) beside
 (N, C) is one weight per class. The value is summed and printed in float64; output files have the
@@ -117,7 +120,7 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
         const=lambda: parser.format_help().rstrip("\n"),
         help="print this help and exit",
     )
-    options = parser.parse_args(argv)
+    options = parser.parse_args(_without_options(sys.argv[1:] if argv is None else argv))
     if options.reduction == "none":
         if not (options.loss_out or options.grad_out):
             parser.error("--reduction none has no value to print: give --loss-out or --grad-out")
@@ -148,3 +151,8 @@ def _number_or_source(text: str) -> float | Source:
         return float(text)
     except ValueError:
         return read_source(text)
+
+
+def _without_options(argv: Sequence[str]) -> list[str]:
+    """Put a space before -:COLUMN, which argparse would take for an option."""
+    return [f" {text}" if text.startswith("-:") else text for text in argv]

@@ -83,8 +83,9 @@ def _plot_output(path: Path | None, inputs: Inputs) -> Output | None:
 def _divisor(inputs: Inputs, reduction: str) -> float:
     if reduction == "weighted_mean" and inputs.weight is not None:
         return sum(
-            float(np.sum(inputs.weight[block].astype(inputs.dtype), dtype=np.float64))
+            float(np.sum(weights.astype(inputs.dtype), dtype=np.float64))
             for block in inputs.blocks()
+            if (weights := inputs.weights(block)) is not None
         )
     return float(inputs.size) if reduction.endswith("mean") else 1.0
 
