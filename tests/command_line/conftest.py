@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from logitloss._command_line import inputs
+from logitloss._command_line import blocks
 from logitloss._command_line.main import main
 
 
@@ -18,7 +18,7 @@ def work_in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "BLOCK_ELEMENTS", 7)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 7)
 
 
 @pytest.fixture

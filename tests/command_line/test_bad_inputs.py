@@ -24,7 +24,8 @@ def test_missing_file(run):
     save_pair()
     assert_one_line(run("nowhere.npy", "logits.npy"), "nowhere.npy: No such file")
     assert_one_line(run("labels.npy", "logits.npy", "--weight", "nowhere.npy"), "nowhere.npy")
-    assert_one_line(run("labels.npy", "logits.npy", "--pos-weight", "often"), "often: No such")
+    result = run("labels.npy", "logits.npy", "--pos-weight", "often.npy")
+    assert_one_line(result, "often.npy: No such file")
     assert_one_line(run("labels.npy", "two\nlines.npy"), "two lines.npy: No such file")
 
 
@@ -148,15 +149,18 @@ def test_coefficient_that_does_not_broadcast(run, option, shape):
     save_pair((30, 4))
     save("c.npy", np.ones(shape))
     result = run("labels.npy", "logits.npy", option, "c.npy")
-    assert_one_line(result, option.strip("-").replace("-", "_"), "must broadcast")
+    shape = f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
+    assert_one_line(result, f"{option} must broadcast", f"shape {shape}, in c.npy", "(30, 4)")
+    assert ("has shape (30, 1)" in result[2]) == (shape == "(30,)")
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "U3", "S3", "M8[s]", "f4,f4", "V2"])
 def test_dtype_that_is_no_real_number(run, dtype):
     save_pair((4,))
     save("other.npy", np.zeros(4, dtype))
-    assert_one_line(run("labels.npy", "other.npy"), "`logits`", "dtype")
-    assert_one_line(run("labels.npy", "logits.npy", "--weight", "other.npy"), "`weight`", "dtype")
+    assert_one_line(run("labels.npy", "other.npy"), "other.npy: `logits`", "dtype")
+    result = run("labels.npy", "logits.npy", "--weight", "other.npy")
+    assert_one_line(result, "other.npy: `weight`", "dtype")
 
 
 @pytest.mark.parametrize(
@@ -173,6 +177,72 @@ def test_dtype_that_is_no_real_number(run, dtype):
 def test_bad_arguments(run, arguments):
     save_pair()
     assert_one_line(run(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["required: LABELS, LOGITS; `logitloss --help` tells more"]),
+        (["--pos-weight", "ten"], ["argument --pos-weight: ten: neither a number nor a file"]),
+        (["--pos-weight", "10,5"], ["argument --pos-weight: 10,5: neither a number nor a file"]),
+        (["--weight", "2"], ["argument --weight: it takes a SOURCE", "the number 2"]),
+        (["--threads", "0"], ["--threads must be between 1 and", "got 0"]),
+        (["--threads", "-3"], ["--threads must be between 1 and", "got -3"]),
+        (["--threads", "many"], ["argument --threads: ", "'many'"]),
+        (["--pos_weight", "3"], ["unknown option --pos_weight; did you mean --pos-weight?"]),
+        (["--pos_weight=3"], ["unknown option --pos_weight; did you mean --pos-weight?"]),
+        (["-pos-weight", "3"], ["unknown option -pos-weight; did you mean --pos-weight?"]),
+        (["--wieght", "w.npy"], ["unknown option --wieght; did you mean --weight?"]),
+        (["--frobnicate"], ["unknown option --frobnicate\n"]),
+        # Abbreviations, with and without a value.
+        (["--red", "sum"], ["unknown option --red"]),
+        (["--js"], ["unknown option --js; did you mean --json?"]),
+        (["--reduction=median"], ["argument --reduction: ", "median", "weighted_mean"]),
+    ],
+)
+def test_messages_about_options(run, arguments, words):
+    save_pair()
+    assert_one_line(run(*(["labels.npy", "logits.npy"] if arguments else []), *arguments), *words)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("table.csv:", ["table.csv:: a column name is empty"]),
+        ("table.csv:,", ["table.csv:,: a column name is empty"]),
+        ("table.csv:a,,b", ["a column name is empty"]),
+        ("-:", ["a column name is empty"]),
+        ("s3://bucket/x.npy", ["s3://bucket/x.npy: only files on this machine"]),
+        ("s3://bucket/x.parquet:a", ["s3://bucket/x.parquet:a: only files on this machine"]),
+        ("https://host/x.csv:a", ["only files on this machine"]),
+        ("table.feather:a", ["table.feather: its suffix is unknown", ".parquet", ".tsv"]),
+        ("table.json", ["table.json: not a usable .npy file", "; a source is a .npy file, or"]),
+    ],
+)
+def test_messages_about_sources(run, source, words):
+    save_pair()
+    for name in ("table.feather", "table.json"):
+        Path(name).write_bytes(b"{}")
+    assert_one_line(run("labels.npy", source), *words)
+    assert_one_line(run("labels.npy", "logits.npy", "--weight", source), *words)
+    assert_one_line(run("labels.npy", "logits.npy", "--pos-weight", source), *words)
+
+
+def test_a_missing_file_of_an_unknown_suffix(run):
+    save_pair()
+    assert_one_line(run("labels.npy", "nowhere.feather:a"), "nowhere.feather:a: No such file")
+
+
+def test_a_file_named_like_a_number(report):
+    """What is there is meant."""
+    labels, logits = save_pair(dtype="float64")
+    save("2.npy", np.full(4, 3.0))
+    os.rename("2.npy", "2")
+    expected = logitloss.weighted_cross_entropy_with_logits(
+        labels, logits, 2.0, weight=np.full(4, 3.0), reduction="mean"
+    )
+    got = report("labels.npy", "logits.npy", "--weight", "2", "--pos-weight", "2")
+    assert got["value"] == pytest.approx(expected, rel=1e-14)
 
 
 def test_reduction_none_says_what_it_needs(run):

@@ -8,7 +8,7 @@ import pytest
 from commands import REDUCTIONS, assert_within_four_ulp, save, save_pair
 
 import logitloss
-from logitloss._command_line import inputs
+from logitloss._command_line import blocks
 from logitloss._command_line.npy import NpyInput
 
 
@@ -94,7 +94,7 @@ def test_every_shape_and_memory_order(small_blocks, report, shape, labels_order,
 @pytest.mark.parametrize("shape", [(300, 500), (5000, 3), (3, 5000), (40, 3, 50), (2, 700, 2)])
 def test_mixed_memory_orders_are_read_in_runs(report, monkeypatch, shape):
     """Not single elements far apart, for each of which a disk would read a page."""
-    monkeypatch.setattr(inputs, "BLOCK_ELEMENTS", 1024)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 1024)
     rng = np.random.default_rng(0)
     labels, logits = rng.random(shape), rng.normal(0, 5, shape)
     save("labels.npy", np.asfortranarray(labels))
@@ -128,7 +128,7 @@ def test_empty_files(report, shape):
 
 
 def test_several_blocks_of_the_real_size(report, monkeypatch):
-    size = inputs.BLOCK_ELEMENTS + 12345
+    size = blocks.BLOCK_ELEMENTS + 12345
     labels, logits = save_pair((size,))
     calls = []
     whole = logitloss.value_and_grad
@@ -143,7 +143,7 @@ def test_several_blocks_of_the_real_size(report, monkeypatch):
         lambda *args, **kwargs: pytest.fail("loss and gradient take one pass"),
     )
     got = report("labels.npy", "logits.npy", "--loss-out", "loss.npy", "--grad-out", "grad.npy")
-    assert calls == [inputs.BLOCK_ELEMENTS, 12345]
+    assert calls == [blocks.BLOCK_ELEMENTS, 12345]
     expected, gradient = whole(labels, logits, reduction="mean")
     assert got["value"] == pytest.approx(float(expected), rel=1e-6)
     # The library rounds its result to float32, the command line does not.

@@ -18,7 +18,7 @@ from commands import (
 )
 
 import logitloss
-from logitloss._command_line import inputs
+from logitloss._command_line import blocks
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -55,7 +55,7 @@ def test_columns_equal_the_arrays_they_hold(small_blocks, tables, report, suffix
 # Narrower than a row as well.
 @pytest.mark.parametrize("block", [2, 7])
 def test_mixed_sources(monkeypatch, tables, report, labels, logits, order, block):
-    monkeypatch.setattr(inputs, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", block)
     rng = np.random.default_rng(4)
     x, z, w = rng.normal(0, 3, (23, 3)), rng.random((23, 3)), rng.random((23, 1))
     tables(**dict(zip("abcxyzw", [*x.T, *z.T, w[:, 0]], strict=True)))
@@ -293,9 +293,33 @@ def test_files_of_different_lengths(tables, run):
     tables(z=[1.0, 0.0, 1.0])
     save("logits.npy", np.zeros(4))
     for name in ("table.csv", "table.parquet"):
-        assert_one_line(run(f"{name}:z", "logits.npy"), "must have the same shape", "(3,)", "(4,)")
+        assert_one_line(
+            run(f"{name}:z", "logits.npy"),
+            "must have the same shape",
+            f"3 rows, shape (3,), in {name}:z and 4 rows, shape (4,), in logits.npy",
+        )
         result = run("logits.npy", "logits.npy", "--weight", f"{name}:z")
-        assert_one_line(result, "`weight`", "must broadcast", "(3,)", "(4,)")
+        assert_one_line(
+            result,
+            "--weight must broadcast",
+            f"3 rows, shape (3,), in {name}:z and 4 rows, shape (4,), in logits.npy",
+        )
+
+
+def test_hints_for_shapes_speak_of_commas(tables, run):
+    tables(z=[1.0, 0.0, 1.0], w=[1.0, 2.0, 3.0], q=[1.0, 2.0, 3.0])
+    save("column.npy", np.zeros((3, 1)))
+    save("flat.npy", np.zeros(3))
+    save("wide.npy", np.zeros((3, 2)))
+    result = run("table.csv:z", "column.npy")
+    assert_one_line(result, "; table.csv:z, with a comma at the end has shape (3, 1)")
+    result = run("table.csv:z,", "flat.npy")
+    assert_one_line(result, "; table.csv:z without a comma at the end has shape (3,)")
+    assert_one_line(run("flat.npy", "column.npy"), "; reshape one of the files")
+    assert_one_line(run("flat.npy", "wide.npy"), "in wide.npy\n")
+    result = run("wide.npy", "wide.npy", "--weight", "table.csv:w")
+    assert_one_line(result, "; table.csv:w, with a comma at the end is one value for each row")
+    assert run("wide.npy", "wide.npy", "--weight", "table.csv:w,")[0] == 0
 
 
 @pytest.mark.parametrize(

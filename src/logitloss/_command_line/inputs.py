@@ -1,8 +1,8 @@
 """What is computed with: labels, logits and their weights, checked, and read block by block."""
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -10,15 +10,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from logitloss._arguments import parse as check_arguments
-from logitloss._command_line.blocks import Array, Block
+from logitloss._command_line.agreement import Given, check_shapes
+from logitloss._command_line.blocks import Array, Block, blocks
 from logitloss._command_line.npy import NpyInput
 from logitloss._command_line.sources import STANDARD_INPUT, Source, files_of
 from logitloss._command_line.standard_input import spooled
 from logitloss._command_line.tables import Columns, Table
 
-# Large enough that every thread has work, small enough that labels, logits, loss and gradient of
-# a block take some MiB together.
-BLOCK_ELEMENTS = 2**20
+_NAMES = ("labels", "logits", "pos_weight", "weight")
 
 Value: TypeAlias = NpyInput | Columns | Array
 
@@ -42,10 +41,10 @@ class Inputs:
         self._tables: dict[Path, Table] = {}
         sources = (labels, logits, pos_weight, weight)
         values = [self._open(source) for source in sources]
-        # Files are checked as if they were in memory.
-        arguments = check_arguments(*(getattr(value, "stand_in", value) for value in values))
-        self.dtype: np.dtype[Any] = arguments.dtype
-        self.shape: tuple[int, ...] = arguments.logits.shape
+        given = [Given(*pair) for pair in zip(_NAMES, sources, values, strict=True)]
+        check_shapes([one for one in given if isinstance(one.source, Source)])
+        self.dtype: np.dtype[Any] = _dtype_of_the_result(given)
+        self.shape: tuple[int, ...] = values[1].shape
         self.size = math.prod(self.shape)
         named = [value.names for value in values[:2] if isinstance(value, Columns)]
         self.column_names: list[str] | None = named[0] if named else None
@@ -90,32 +89,8 @@ class Inputs:
         return [*(file.path for file in self._files), *tables]
 
     def blocks(self) -> Iterator[Block]:
-        """Parts of at most BLOCK_ELEMENTS elements, in the order of the logits' file."""
-        if self.size == 0:
-            return
-        sizes = [1] * len(self.shape)
-
-        def widen(axes: Sequence[int], most: int) -> None:
-            for axis in axes:
-                sizes[axis] = min(self.shape[axis], sizes[axis] * (most // math.prod(sizes)))
-
-        inner_first = range(len(self.shape))[:: 1 if self.fortran_order else -1]
-        if len(self._orders) > 1:
-            # Next to each other in one file is far apart in the other. In a block that is wide both
-            # ways each file is read in runs, and not a page for each element.
-            widen(inner_first, math.isqrt(BLOCK_ELEMENTS))
-            widen(inner_first[::-1], BLOCK_ELEMENTS)
-        else:
-            widen(inner_first, BLOCK_ELEMENTS)
-        outer_first = inner_first[::-1]
-        for starts in itertools.product(
-            *(range(0, self.shape[axis], sizes[axis]) for axis in outer_first)
-        ):
-            start = dict(zip(outer_first, starts, strict=True))
-            yield tuple(
-                slice(start[axis], min(start[axis] + sizes[axis], self.shape[axis]))
-                for axis in range(len(self.shape))
-            )
+        """Blocks of all elements, in the order of the logits' file."""
+        return blocks(self.shape, self.fortran_order, is_mixed=len(self._orders) > 1)
 
     def weights(self, block: Block) -> Array | None:
         """The weights of a block, good until the next one is read."""
@@ -145,6 +120,19 @@ class Inputs:
             return value
         # Without the ellipsis a 0-d array would become a scalar.
         return value[(*block, ...) if isinstance(value, np.ndarray) else block]
+
+
+def _dtype_of_the_result(given: list[Given]) -> np.dtype[Any]:
+    # Files are checked as if they were in memory.
+    stand_ins = {one.name: getattr(one.value, "stand_in", one.value) for one in given}
+    try:
+        dtype: np.dtype[Any] = check_arguments(**stand_ins).dtype
+    except (TypeError, ValueError) as error:
+        # The library knows arguments, and here they are files.
+        named = re.match(r"`(\w+)`", str(error))
+        sources = [f"{one.source}: " for one in given if named and one.name == named[1]]
+        raise type(error)("".join(sources) + str(error)) from error
+    return dtype
 
 
 def _refuse_nulls(value: Any, block: Block, kept: Array | bool = True) -> None:

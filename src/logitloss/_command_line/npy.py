@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from logitloss._command_line.blocks import Array, Block
 from logitloss._command_line.files import Output, require_regular_file
+from logitloss._command_line.formats import READABLE
 
 
 class NpyInput:
@@ -27,26 +28,27 @@ class NpyInput:
         self.path = path
         self._file = open(path, "rb", buffering=0)
         try:
-            self._shape, self.fortran_order, self.dtype = _read_header(self._file)
+            self.shape, self.fortran_order, self.dtype = _read_header(self._file)
             self._data = self._file.tell()
-            promised = math.prod(self._shape) * self.dtype.itemsize
+            promised = math.prod(self.shape) * self.dtype.itemsize
             held = os.fstat(self._file.fileno()).st_size - self._data
             if promised != held:
                 raise ValueError(
-                    f"{self.dtype} of shape {self._shape} takes {promised} bytes, "
+                    f"{self.dtype} of shape {self.shape} takes {promised} bytes, "
                     f"the file has {held}"
                 )
             # NumPy has limits of its own.
-            self.stand_in: Array = np.broadcast_to(np.zeros((), self.dtype), self._shape)
+            self.stand_in: Array = np.broadcast_to(np.zeros((), self.dtype), self.shape)
         # NumPy's parser raises nearly anything on a hostile header.
         except Exception as error:
             self._file.close()
-            raise ValueError(f"{path}: not a usable .npy file: {error}") from error
+            hint = "" if path.suffix.lower() == ".npy" else f"; a source is {READABLE}"
+            raise ValueError(f"{path}: not a usable .npy file: {error}{hint}") from error
         self._buffer = np.empty(0, np.uint8)
 
     @property
     def has_an_order(self) -> bool:
-        return sum(size > 1 for size in self._shape) > 1
+        return sum(size > 1 for size in self.shape) > 1
 
     def close(self) -> None:
         self._file.close()
@@ -54,10 +56,10 @@ class NpyInput:
     def __getitem__(self, block: Block) -> Array:
         """A block of the array as broadcast, good until the next one is read."""
         shape = tuple(part.stop - part.start for part in block)
-        axes = len(block) - len(self._shape)
+        axes = len(block) - len(self.shape)
         own = [
             slice(0, 1) if size == 1 else part
-            for size, part in zip(self._shape, block[axes:], strict=True)
+            for size, part in zip(self.shape, block[axes:], strict=True)
         ]
         sizes = [part.stop - part.start for part in own]
         itemsize = self.dtype.itemsize
@@ -65,7 +67,7 @@ class NpyInput:
         if len(self._buffer) < wanted:
             self._buffer = np.empty(wanted, np.uint8)
         filled = 0
-        for start, count in runs(self._shape, own, self.fortran_order):
+        for start, count in runs(self.shape, own, self.fortran_order):
             self._read(self._data + start * itemsize, self._buffer[filled:][: count * itemsize])
             filled += count * itemsize
         values = self._buffer[:wanted].view(self.dtype)
@@ -122,7 +124,7 @@ class NpyOutput(Output):
     ) -> None:
         super().__init__(path)
         self._dtype = dtype
-        self._shape = shape
+        self.shape = shape
         self._fortran_order = fortran_order
         self._header = {
             "descr": np.lib.format.dtype_to_descr(dtype),
@@ -140,6 +142,6 @@ class NpyOutput(Output):
     def __setitem__(self, block: Block, values: npt.ArrayLike) -> None:
         flat = np.asarray(values, self._dtype).ravel(order="F" if self._fortran_order else "C")
         written = 0
-        for start, count in runs(self._shape, block, self._fortran_order):
+        for start, count in runs(self.shape, block, self._fortran_order):
             self.write(flat[written:][:count].data, self._data + start * self._dtype.itemsize)
             written += count

@@ -1,9 +1,12 @@
 """The options, their help, and what is refused before a file is opened."""
 
 import argparse
+import difflib
+import itertools
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,6 +38,7 @@ examples:
 
 
 def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
+    argv = sys.argv[1:] if argv is None else argv
     parser = _Parser(
         prog="logitloss",
         description="Weighted binary cross-entropy of logits in .npy, Parquet and CSV files, "
@@ -43,11 +47,25 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         # argparse's own --help passes over an output that cannot be written.
         add_help=False,
+        # With a new option an abbreviation could come to mean something else.
+        allow_abbrev=False,
     )
-    add = parser.add_argument
-    source = read_source
-    add("labels", metavar="LABELS", type=source, help="SOURCE of any real dtype or bool")
-    add("logits", metavar="LOGITS", type=source, help="SOURCE of any real dtype")
+    _add_inputs(parser.add_argument)
+    _add_results(parser.add_argument)
+    _add_settings(parser.add_argument)
+    _add_about(parser)
+    options = parser.parse_args(argv)
+    if options.reduction == "none":
+        if not (options.loss_out or options.grad_out):
+            parser.error("--reduction none has no value to print: give --loss-out or --grad-out")
+        if options.per_class:
+            parser.error("--reduction none has no value to print for --per-class")
+    return options
+
+
+def _add_inputs(add: Callable[..., argparse.Action]) -> None:
+    add("labels", metavar="LABELS", type=read_source, help="SOURCE of any real dtype or bool")
+    add("logits", metavar="LOGITS", type=read_source, help="SOURCE of any real dtype")
     add(
         "--pos-weight",
         metavar="Q",
@@ -58,9 +76,12 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--weight",
         metavar="SOURCE",
-        type=source,
+        type=_weights,
         help="weights of the elements; 0 masks an element whatever it holds",
     )
+
+
+def _add_results(add: Callable[..., argparse.Action]) -> None:
     add(
         "--reduction",
         choices=("mean", "sum", "weighted_mean", "none"),
@@ -94,6 +115,9 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
         help="draw a calibration curve and a histogram of the losses of positives and negatives "
         "(.png, .svg or .pdf); needs matplotlib",
     )
+
+
+def _add_settings(add: Callable[..., argparse.Action]) -> None:
     add("--threads", metavar="N", type=int, help="number of threads")
     add(
         "--json",
@@ -101,6 +125,10 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
         help="print one JSON object; NaN and infinities become "
         'the strings "NaN", "Infinity" and "-Infinity"',
     )
+
+
+def _add_about(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--config",
         action=_PrintAndExit,
@@ -120,18 +148,29 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
         const=lambda: parser.format_help().rstrip("\n"),
         help="print this help and exit",
     )
-    options = parser.parse_args(_without_options(sys.argv[1:] if argv is None else argv))
-    if options.reduction == "none":
-        if not (options.loss_out or options.grad_out):
-            parser.error("--reduction none has no value to print: give --loss-out or --grad-out")
-        if options.per_class:
-            parser.error("--reduction none has no value to print for --per-class")
-    return options
 
 
 class _Parser(argparse.ArgumentParser):
+    """Complaints in one line, unknown options with the one that may have been meant."""
+
+    def parse_args(self, argv: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
+        self._refuse_unknown_options(argv)
+        # argparse would take -:COLUMN for an option.
+        return super().parse_args([f" {text}" if text.startswith("-:") else text for text in argv])
+
+    def _refuse_unknown_options(self, argv: Sequence[str]) -> None:
+        # Before argparse does so, because it counts the value of such an option as a source.
+        known = [name for action in self._actions for name in action.option_strings]
+        for text in itertools.takewhile(lambda text: text != "--", argv):
+            name = text.partition("=")[0]
+            if re.match("--?[a-zA-Z]", text) and name not in known:
+                similar = difflib.get_close_matches(name.replace("_", "-"), known, 1)
+                hint = f"; did you mean {similar[0]}?" if similar else ""
+                self.error(f"unknown option {name}{hint}")
+
     def error(self, message: str) -> NoReturn:
-        complain(message)
+        hint = "; `logitloss --help` tells more" if "required" in message else ""
+        complain(message + hint)
         self.exit(2)
 
 
@@ -147,12 +186,26 @@ class _PrintAndExit(argparse.Action):
 
 
 def _number_or_source(text: str) -> float | Source:
+    number = _number(text)
+    if number is not None:
+        return number
+    source = read_source(text)
+    is_file = source.columns or source.path.exists() or source.path.suffix.lower() == ".npy"
+    if not is_file:
+        raise argparse.ArgumentTypeError(f"{text}: neither a number nor a file")
+    return source
+
+
+def _weights(text: str) -> Source:
+    if _number(text) is not None and not Path(text).exists():
+        raise argparse.ArgumentTypeError(
+            f"it takes a SOURCE that holds a weight for each element; got the number {text}"
+        )
+    return read_source(text)
+
+
+def _number(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
-        return read_source(text)
-
-
-def _without_options(argv: Sequence[str]) -> list[str]:
-    """Put a space before -:COLUMN, which argparse would take for an option."""
-    return [f" {text}" if text.startswith("-:") else text for text in argv]
+        return None

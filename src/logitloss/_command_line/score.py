@@ -31,7 +31,7 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
 
 def _score(options: argparse.Namespace, open_files: ExitStack) -> dict[str, Any]:
     if options.threads is not None:
-        logitloss.set_num_threads(options.threads)
+        _set_threads(options.threads)
     reduction = options.reduction
     plot = None if options.plot is None else Plot(options.plot)
     inputs = Inputs(options.labels, options.logits, options.pos_weight, options.weight, open_files)
@@ -59,6 +59,13 @@ def _score(options: argparse.Namespace, open_files: ExitStack) -> dict[str, Any]
     if per_class is not None:
         report["classes"] = per_class.report(reduction)
     return report
+
+
+def _set_threads(count: int) -> None:
+    try:
+        logitloss.set_num_threads(count)
+    except ValueError as error:
+        raise ValueError(str(error).replace("`n`", "--threads")) from error
 
 
 def _refuse_input(path: Path, inputs: Inputs) -> None:

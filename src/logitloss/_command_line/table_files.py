@@ -123,9 +123,10 @@ class TextFile:
 
     def _has_an_odd_quote(self) -> bool:
         stream = self._stream()
-        return (
-            sum(part.count(b'"') for part in iter(lambda: stream.read(_BLOCK_BYTES), b"")) % 2 > 0
-        )
+        quotes: int = 0
+        while part := stream.read(_BLOCK_BYTES):
+            quotes += part.count(b'"')
+        return bool(quotes % 2)
 
     def _open(self, **conversions: Any) -> Any:
         from pyarrow import csv
