@@ -77,12 +77,12 @@ def assert_nothing_changed(earlier_results: dict[str, bytes]) -> None:
         assert Path(name).read_bytes() == content
 
 
-def interrupt(*sources: str, number: int, when: Callable[[], object]) -> None:
-    """Score the sources, send the signal as soon as it is time, and see how that ends."""
+def interrupt(*arguments: str, number: int, when: Callable[[], object]) -> None:
+    """Run the command, send the signal as soon as it is time, and see how that ends."""
     # A shell's background jobs ignore interrupts, and so does what they start.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
-        [*COMMAND, *sources, *OUTPUTS],
+        [*COMMAND, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

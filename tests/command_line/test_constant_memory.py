@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from commands import sparse
+from commands import save, sparse
 
 PEAK = """
 import sys
@@ -79,3 +79,25 @@ def test_memory_does_not_grow_with_tables(name):
     assert large_file - small_file > 150 * 2**20
     # Some tens of MiB depend on how far pyarrow's threads have read ahead.
     assert many - few < 96 * 2**20
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
+@pytest.mark.parametrize("name", ["loss.parquet", "loss.csv"])
+def test_memory_does_not_grow_with_tables_that_are_written(name):
+    pytest.importorskip("pyarrow", reason="needs the extra `tables`")
+
+    def peak(size: int) -> int:
+        rng = np.random.default_rng(0)
+        sparse("labels.npy", "bool", (size,))
+        save("logits.npy", rng.normal(size=size))
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, "labels.npy", "logits.npy", "--loss-out", name],
+            capture_output=True,
+            check=True,
+        )
+        return 1024 * int(done.stdout.splitlines()[-1])
+
+    few = peak(2 * 2**20)
+    many = peak(10 * 2**20)
+    # The table has grown by 64 MiB as Parquet, and by twice that as text.
+    assert many - few < 24 * 2**20

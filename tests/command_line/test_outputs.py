@@ -162,8 +162,7 @@ def test_signals_leave_nothing_behind(number, earlier_results):
     sparse("labels.npy", "bool", (size,))
     sparse("logits.npy", "float32", (size,))
     interrupt(
-        "labels.npy",
-        "logits.npy",
+        *("labels.npy", "logits.npy", *OUTPUTS),
         number=number,
         when=lambda: sum(map(os.path.getsize, parts())) >= 2**20,
     )
@@ -234,5 +233,5 @@ def test_ctrl_c_while_a_table_is_read(earlier_results):
         file.write(b"z,x\n")
         for _ in range(200):
             file.write(b"1,0.5\n" * 100_000)
-    interrupt("table.csv:z", "table.csv:x", number=signal.SIGINT, when=parts)
+    interrupt("table.csv:z", "table.csv:x", *OUTPUTS, number=signal.SIGINT, when=parts)
     assert files() == {"table.csv", *earlier_results}

@@ -14,7 +14,7 @@ class PerClass:
         shape = inputs.shape
         if len(shape) < 2:
             raise ValueError(f"--per-class needs rows of classes; got logits of shape {shape}")
-        self._names = inputs.column_names or [str(index) for index in range(shape[-1])]
+        self._names = inputs.class_names
         self._elements = math.prod(shape[:-1])
         self._dtype = inputs.dtype
         self._loss = np.zeros(shape[-1])

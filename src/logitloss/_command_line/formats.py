@@ -19,6 +19,14 @@ READABLE = (
 )
 
 
+_ADDRESS = re.compile(r"\w[\w+.-]+://", re.ASCII)
+
+
+def is_address(text: str) -> bool:
+    """Whether this is a file on another machine."""
+    return _ADDRESS.match(text) is not None
+
+
 class TableFormat(NamedTuple):
     """Parquet, if there is no delimiter."""
 

@@ -25,7 +25,8 @@ Value: TypeAlias = NpyInput | Columns | Array
 class Inputs:
     """Files and numbers, checked as the library checks arrays.
 
-    They are closed with `open_files`.
+    They are closed with `open_files`. `whole_rows` asks for blocks from the first row to the last,
+    of whole rows, or of parts of one row in their order.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Inputs:
         pos_weight: Source | float,
         weight: Source | None,
         open_files: ExitStack,
+        whole_rows: bool = False,
     ) -> None:
         self._open_files = open_files
         self._files: list[NpyInput] = []
@@ -47,13 +49,13 @@ class Inputs:
         self.shape: tuple[int, ...] = values[1].shape
         self.size = math.prod(self.shape)
         named = [value.names for value in values[:2] if isinstance(value, Columns)]
-        self.column_names: list[str] | None = named[0] if named else None
+        self._column_names: list[str] | None = named[0] if named else None
         values = [self._spread(value) for value in values]
         # Rows of a table come in their own order.
-        by_row = any(isinstance(value, Columns) for value in values)
+        by_row = whole_rows or any(isinstance(value, Columns) for value in values)
         self.fortran_order: bool = not by_row and values[1].fortran_order
-        self._orders = {False} if by_row else set()
-        self._orders.update(file.fortran_order for file in self._files if file.has_an_order)
+        orders = {file.fortran_order for file in self._files if file.has_an_order}
+        self._is_mixed = not whole_rows and len(orders | ({False} if by_row else set())) > 1
         self.labels: Value
         self.logits: Value
         self.pos_weight: Value | float
@@ -84,13 +86,18 @@ class Inputs:
         # A coefficient that is used again for every row.
         return np.broadcast_to(value.read(), self.shape)
 
+    @property
+    def class_names(self) -> list[str]:
+        """What the indices of the last axis are called: as the columns, if there are any."""
+        return self._column_names or [str(index) for index in range(self.shape[-1])]
+
     def paths(self) -> list[Path]:
         tables = [path for table in self._tables.values() for path in table.paths]
         return [*(file.path for file in self._files), *tables]
 
     def blocks(self) -> Iterator[Block]:
         """Blocks of all elements, in the order of the logits' file."""
-        return blocks(self.shape, self.fortran_order, is_mixed=len(self._orders) > 1)
+        return blocks(self.shape, self.fortran_order, self._is_mixed)
 
     def weights(self, block: Block) -> Array | None:
         """The weights of a block, good until the next one is read."""

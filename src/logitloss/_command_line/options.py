@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import logitloss
+from logitloss._command_line.outputs import read_array_path, read_plot_path
 from logitloss._command_line.report import complain, print_out
 from logitloss._command_line.sources import Source, read_source
 
@@ -93,14 +94,15 @@ def _add_results(add: Callable[..., argparse.Action]) -> None:
     add(
         "--loss-out",
         metavar="FILE",
-        type=Path,
-        help="write every element's weighted loss, whatever the reduction, as .npy",
+        type=read_array_path,
+        help="write every element's weighted loss, whatever the reduction: as .npy, .parquet, .csv "
+        "or .tsv, told by the suffix",
     )
     add(
         "--grad-out",
         metavar="FILE",
-        type=Path,
-        help="write the gradient of the value with respect to the logits, as .npy "
+        type=read_array_path,
+        help="write the gradient of the value with respect to the logits, as --loss-out does "
         "(none: of every element's own loss)",
     )
     add(
@@ -110,8 +112,8 @@ def _add_results(add: Callable[..., argparse.Action]) -> None:
     )
     add(
         "--plot",
-        metavar="FILE.png",
-        type=Path,
+        metavar="FILE",
+        type=read_plot_path,
         help="draw a calibration curve and a histogram of the losses of positives and negatives "
         "(.png, .svg or .pdf); needs matplotlib",
     )

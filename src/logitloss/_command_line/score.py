@@ -8,16 +8,15 @@ import argparse
 import math
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import logitloss
 from logitloss._command_line.classes import PerClass
-from logitloss._command_line.files import Output, published_together
+from logitloss._command_line.files import published_together
 from logitloss._command_line.inputs import Inputs
-from logitloss._command_line.npy import NpyOutput
+from logitloss._command_line.outputs import ArrayOutput, array_output, is_table, plot_output
 from logitloss._command_line.plot import Plot
 from logitloss._command_line.progress import Advance, progress
 
@@ -34,11 +33,18 @@ def _score(options: argparse.Namespace, open_files: ExitStack) -> dict[str, Any]
         _set_threads(options.threads)
     reduction = options.reduction
     plot = None if options.plot is None else Plot(options.plot)
-    inputs = Inputs(options.labels, options.logits, options.pos_weight, options.weight, open_files)
+    inputs = Inputs(
+        options.labels,
+        options.logits,
+        options.pos_weight,
+        options.weight,
+        open_files,
+        whole_rows=is_table(options.loss_out) or is_table(options.grad_out),
+    )
     per_class = PerClass(inputs) if options.per_class else None
-    loss_out = _npy_output(options.loss_out, inputs)
-    grad_out = _npy_output(options.grad_out, inputs)
-    plot_out = _plot_output(options.plot, inputs)
+    loss_out = array_output(options.loss_out, "loss", inputs)
+    grad_out = array_output(options.grad_out, "gradient", inputs)
+    plot_out = plot_output(options.plot, inputs)
     outputs = [output for output in (loss_out, grad_out, plot_out) if output is not None]
     start = time.perf_counter()
     with published_together(outputs):
@@ -68,25 +74,6 @@ def _set_threads(count: int) -> None:
         raise ValueError(str(error).replace("`n`", "--threads")) from error
 
 
-def _refuse_input(path: Path, inputs: Inputs) -> None:
-    if path.exists() and any(path.samefile(other) for other in inputs.paths()):
-        raise ValueError(f"{path}: an output must not replace an input")
-
-
-def _npy_output(path: Path | None, inputs: Inputs) -> NpyOutput | None:
-    if path is None:
-        return None
-    _refuse_input(path, inputs)
-    return NpyOutput(path, inputs.shape, inputs.dtype, inputs.fortran_order)
-
-
-def _plot_output(path: Path | None, inputs: Inputs) -> Output | None:
-    if path is None:
-        return None
-    _refuse_input(path, inputs)
-    return Output(path)
-
-
 def _divisor(inputs: Inputs, reduction: str) -> float:
     if reduction == "weighted_mean" and inputs.weight is not None:
         return sum(
@@ -100,8 +87,8 @@ def _divisor(inputs: Inputs, reduction: str) -> float:
 def _stream(
     inputs: Inputs,
     reduction: str,
-    loss_out: NpyOutput | None,
-    grad_out: NpyOutput | None,
+    loss_out: ArrayOutput | None,
+    grad_out: ArrayOutput | None,
     per_class: PerClass | None,
     plot: Plot | None,
     advance: Advance,

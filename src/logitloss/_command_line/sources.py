@@ -10,14 +10,13 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import NamedTuple
 
-from logitloss._command_line.formats import READABLE, TABLE_SUFFIX, table_format
+from logitloss._command_line.formats import READABLE, TABLE_SUFFIX, is_address, table_format
 
 STANDARD_INPUT = Path("-")
 
 # The first such suffix before a colon ends the path: a drive letter, a colon in the name of a
 # folder and one in the name of a column all stay where they belong.
 _TABLE_AND_COLUMNS = re.compile(rf"(.+?{TABLE_SUFFIX}):(.*)", re.IGNORECASE | re.DOTALL)
-_ADDRESS = re.compile(r"\w[\w+.-]+://", re.ASCII)
 
 
 class Source(NamedTuple):
@@ -39,7 +38,7 @@ def read_source(text: str) -> Source:
         raise ArgumentTypeError(f"{text}: a column has to be named, as in {text}:COLUMN")
     if path.exists():
         return Source(path)
-    if _ADDRESS.match(text):
+    if is_address(text):
         raise ArgumentTypeError(
             f"{text}: only files on this machine are read; copy it, or pipe CSV into -:COLUMN"
         )
