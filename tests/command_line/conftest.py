@@ -37,11 +37,11 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 
 @pytest.fixture
 def report(run: Callable[..., tuple[int, str, str]]) -> Callable[..., dict[str, Any]]:
-    """Run the command line, which has to succeed; return what --json prints."""
+    """Run the command line, which has to succeed, with this warning or none; return its JSON."""
 
-    def report(*arguments: object) -> dict[str, Any]:
+    def report(*arguments: object, warning: str = "") -> dict[str, Any]:
         status, out, err = run(*arguments, "--json")
-        assert (status, err) == (0, "")
+        assert (status, err) == (0, warning and f"logitloss: warning: {warning}\n")
         return json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
     return report

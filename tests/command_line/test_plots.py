@@ -37,7 +37,8 @@ def test_plot_of_next_to_nothing(run, labels, logits):
     save("labels.npy", labels)
     save("logits.npy", logits)
     status, _, err = run("labels.npy", "logits.npy", "--plot", "a.png")
-    assert (status, err) == (0, "")
+    assert status == 0
+    assert err.count("\n") == err.count("logitloss: warning: ") <= 1
 
 
 @pytest.mark.parametrize("order", "CF")

@@ -1,5 +1,6 @@
 """Whether the sources fit together, said in the command line's own terms."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +28,16 @@ def check_shapes(given: Sequence[Given]) -> None:
                 f"--{coefficient.name.replace('_', '-')} must broadcast to the shape of the "
                 f"logits; got {_shape(coefficient)} and {_shape(logits)}"
                 f"{_hint_of_rows(coefficient, logits)}"
+            )
+
+
+def check_order(given: Sequence[Given]) -> None:
+    """Refuse columns of the same names in different orders."""
+    for one, other in itertools.combinations(given, 2):
+        if one.value.names != other.value.names and set(one.value.names) == set(other.value.names):
+            raise ValueError(
+                f"the columns of {one.source} and of {other.source} have the same names in "
+                "different orders"
             )
 
 

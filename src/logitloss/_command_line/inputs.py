@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from logitloss._arguments import parse as check_arguments
-from logitloss._command_line.agreement import Given, check_shapes
+from logitloss._command_line.agreement import Given, check_order, check_shapes
 from logitloss._command_line.blocks import Array, Block, blocks
 from logitloss._command_line.npy import NpyInput
 from logitloss._command_line.sources import STANDARD_INPUT, Source, files_of
@@ -20,6 +20,16 @@ from logitloss._command_line.tables import Columns, Table
 _NAMES = ("labels", "logits", "pos_weight", "weight")
 
 Value: TypeAlias = NpyInput | Columns | Array
+
+
+class Part(NamedTuple):
+    """A block of all arguments, good until the next one is read."""
+
+    block: Block
+    labels: Array
+    logits: Array
+    pos_weight: Array | float
+    weight: Array | None
 
 
 class Inputs:
@@ -44,7 +54,9 @@ class Inputs:
         sources = (labels, logits, pos_weight, weight)
         values = [self._open(source) for source in sources]
         given = [Given(*pair) for pair in zip(_NAMES, sources, values, strict=True)]
-        check_shapes([one for one in given if isinstance(one.source, Source)])
+        files = [one for one in given if isinstance(one.source, Source)]
+        check_shapes(files)
+        check_order([one for one in files if isinstance(one.value, Columns)])
         self.dtype: np.dtype[Any] = _dtype_of_the_result(given)
         self.shape: tuple[int, ...] = values[1].shape
         self.size = math.prod(self.shape)
@@ -95,22 +107,31 @@ class Inputs:
         tables = [path for table in self._tables.values() for path in table.paths]
         return [*(file.path for file in self._files), *tables]
 
-    def blocks(self) -> Iterator[Block]:
-        """Blocks of all elements, in the order of the logits' file."""
+    def parts(self) -> Iterator[Part]:
+        """All elements in blocks, in the order of the logits' file."""
+        for block in self._blocks():
+            yield self._part(block)
+
+    def parts_of_weight(self) -> Iterator[Array]:
+        """The weights alone, in blocks."""
+        for block in self._blocks():
+            weight = self._part_of_weight(block)
+            if weight is not None:
+                yield weight
+
+    def _blocks(self) -> Iterator[Block]:
         return blocks(self.shape, self.fortran_order, self._is_mixed)
 
-    def weights(self, block: Block) -> Array | None:
-        """The weights of a block, good until the next one is read."""
-        weights: Array | None = self._read(self.weight, block)
+    def _part_of_weight(self, block: Block) -> Array | None:
+        weight: Array | None = self._read(self.weight, block)
         _refuse_nulls(self.weight, block)
-        return weights
+        return weight
 
-    def part(self, block: Block) -> tuple[Array, Array, Array | float, Array | None]:
-        """Labels, logits, pos_weight and weight of a block, good until the next one is read."""
+    def _part(self, block: Block) -> Part:
         labels, logits, pos_weight = (
             self._read(value, block) for value in (self.labels, self.logits, self.pos_weight)
         )
-        weight = self.weights(block)
+        weight = self._part_of_weight(block)
         kept = True if weight is None else weight != 0
         for value in (self.labels, self.logits, self.pos_weight):
             _refuse_nulls(value, block, kept)
@@ -120,7 +141,7 @@ class Inputs:
             logits = logits.astype(np.float32)
             pos_weight = np.asarray(pos_weight).astype(self.dtype)
             weight = None if weight is None else weight.astype(self.dtype)
-        return labels, logits, pos_weight, weight
+        return Part(block, labels, logits, pos_weight, weight)
 
     def _read(self, value: Any, block: Block) -> Any:
         if value is None or isinstance(value, float):

@@ -13,7 +13,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = read_options(argv)
         with sigterm_as_interrupt():
-            report = score(options)
+            report, doubts = score(options)
+        for doubt in doubts:
+            complain(f"warning: {doubt}")
         print_out(as_json(report) if options.json else as_text(report))
     except (OSError, TypeError, ValueError) as error:
         complain(reason(error))

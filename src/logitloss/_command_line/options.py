@@ -27,7 +27,8 @@ Labels and logits have the same shape. Weights have that shape too or broadcast 
 dtype of the library's result and appear complete or not at all. The share of positives is the
 mean label of the elements whose weight is not 0.
 
-exit status: 0 success, 2 bad input or output (one line on stderr), 130 interrupted
+exit status: 0 success, 2 bad input or output or, with --strict, doubtful numbers (one line on
+stderr, nothing written), 130 interrupted
 
 examples:
   logitloss labels.npy logits.npy --pos-weight 10
@@ -120,6 +121,12 @@ def _add_results(add: Callable[..., argparse.Action]) -> None:
 
 
 def _add_settings(add: Callable[..., argparse.Action]) -> None:
+    add(
+        "--strict",
+        action="store_true",
+        help="fail, and write nothing, where a warning would be given: of labels outside 0 to 1, "
+        "negative weights, NaN, no elements",
+    )
     add("--threads", metavar="N", type=int, help="number of threads")
     add(
         "--json",
@@ -166,7 +173,7 @@ class _Parser(argparse.ArgumentParser):
         for text in itertools.takewhile(lambda text: text != "--", argv):
             name = text.partition("=")[0]
             if re.match("--?[a-zA-Z]", text) and name not in known:
-                similar = difflib.get_close_matches(name.replace("_", "-"), known, 1)
+                similar = difflib.get_close_matches(name.replace("_", "-"), known, 1, 0.75)
                 hint = f"; did you mean {similar[0]}?" if similar else ""
                 self.error(f"unknown option {name}{hint}")
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from logitloss._command_line.blocks import Array
+from logitloss._command_line.inputs import Part
 
 # One bin for each whole logit: equal steps of probability would put nearly all elements of a rare
 # class into the first. What lies outside goes to the outermost bins.
@@ -38,8 +39,9 @@ class Plot:
         self._elements = np.zeros((2, len(_LOSS_EDGES) - 1))
         self._loss = np.zeros(2)
 
-    def add(self, labels: Array, logits: Array, weight: Array | None, loss: Array) -> None:
+    def add(self, part: Part, loss: Array) -> None:
         """Count elements. Those of zero weight and those with a NaN count for nothing."""
+        labels, logits, weight = part.labels, part.logits, part.weight
         kept = ~np.isnan(loss)
         if weight is not None:
             kept &= weight != 0
