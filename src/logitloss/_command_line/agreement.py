@@ -41,6 +41,14 @@ def check_order(given: Sequence[Given]) -> None:
             )
 
 
+def check_groups(by: Source, shape: Sequence[int], logits: Sequence[int]) -> None:
+    if len(shape) != 1 or shape != logits[:1]:
+        raise ValueError(
+            f"--by must hold one value for each row of the logits; got shape {shape} in {by}, and "
+            f"logits of shape {logits}"
+        )
+
+
 def _broadcasts(shape: Sequence[int], target: Sequence[int]) -> bool:
     trailing = target[len(target) - len(shape) :]
     return len(shape) <= len(target) and all(

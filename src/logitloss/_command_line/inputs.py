@@ -10,12 +10,13 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from logitloss._arguments import parse as check_arguments
-from logitloss._command_line.agreement import Given, check_order, check_shapes
+from logitloss._command_line.agreement import Given, check_groups, check_order, check_shapes
 from logitloss._command_line.blocks import Array, Block, blocks
+from logitloss._command_line.groups import Groups
 from logitloss._command_line.npy import NpyInput
 from logitloss._command_line.sources import STANDARD_INPUT, Source, files_of
 from logitloss._command_line.standard_input import spooled
-from logitloss._command_line.tables import Columns, Table
+from logitloss._command_line.tables import Columns, Table, TextColumn
 
 _NAMES = ("labels", "logits", "pos_weight", "weight")
 
@@ -30,6 +31,8 @@ class Part(NamedTuple):
     logits: Array
     pos_weight: Array | float
     weight: Array | None
+    # The number of the group of each row.
+    group: Array | None
 
 
 class Inputs:
@@ -45,6 +48,7 @@ class Inputs:
         logits: Source,
         pos_weight: Source | float,
         weight: Source | None,
+        by: Source | None,
         open_files: ExitStack,
         whole_rows: bool = False,
     ) -> None:
@@ -63,6 +67,7 @@ class Inputs:
         named = [value.names for value in values[:2] if isinstance(value, Columns)]
         self._column_names: list[str] | None = named[0] if named else None
         values = [self._spread(value) for value in values]
+        self.groups = None if by is None else self._open_groups(by)
         # Rows of a table come in their own order.
         by_row = whole_rows or any(isinstance(value, Columns) for value in values)
         self.fortran_order: bool = not by_row and values[1].fortran_order
@@ -78,16 +83,31 @@ class Inputs:
         if not isinstance(source, Source):
             return source
         if source.columns is None:
-            self._files.append(self._open_files.enter_context(closing(NpyInput(source.path))))
-            return self._files[-1]
-        if source.path not in self._tables:
-            self._tables[source.path] = self._open_table(source.path)
-        return self._tables[source.path].columns(source.columns)
+            return self._open_array(source.path)
+        return self._table(source.path).columns(source.columns)
+
+    def _open_array(self, path: Path) -> NpyInput:
+        self._files.append(self._open_files.enter_context(closing(NpyInput(path))))
+        return self._files[-1]
+
+    def _table(self, path: Path) -> Table:
+        if path not in self._tables:
+            self._tables[path] = self._open_table(path)
+        return self._tables[path]
 
     def _open_table(self, path: Path) -> Table:
         if path == STANDARD_INPUT:
             return Table("standard input", [self._open_files.enter_context(spooled())])
         return Table(str(path), files_of(path))
+
+    def _open_groups(self, by: Source) -> Groups:
+        values: NpyInput | TextColumn
+        if by.columns is None:
+            values = self._open_array(by.path)
+        else:
+            values = self._table(by.path).text_column(by.columns)
+        check_groups(by, values.shape, self.shape)
+        return Groups(values, by)
 
     def _spread(self, value: Any) -> Any:
         """Columns in the shape of the logits; files broadcast by themselves."""
@@ -141,7 +161,8 @@ class Inputs:
             logits = logits.astype(np.float32)
             pos_weight = np.asarray(pos_weight).astype(self.dtype)
             weight = None if weight is None else weight.astype(self.dtype)
-        return Part(block, labels, logits, pos_weight, weight)
+        group = None if self.groups is None else self.groups.read(block[0])
+        return Part(block, labels, logits, pos_weight, weight, group)
 
     def _read(self, value: Any, block: Block) -> Any:
         if value is None or isinstance(value, float):

@@ -62,6 +62,8 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
             parser.error("--reduction none has no value to print: give --loss-out or --grad-out")
         if options.per_class:
             parser.error("--reduction none has no value to print for --per-class")
+        if options.by:
+            parser.error("--reduction none has no value to print for --by")
     return options
 
 
@@ -110,6 +112,13 @@ def _add_results(add: Callable[..., argparse.Action]) -> None:
         "--per-class",
         action="store_true",
         help="print the value of each class (index of the last axis, or column) as well",
+    )
+    add(
+        "--by",
+        metavar="SOURCE",
+        type=read_source,
+        help="print the value of each group of rows as well: those with the same value in a column "
+        "of texts or numbers",
     )
     add(
         "--plot",

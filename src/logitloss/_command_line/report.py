@@ -27,13 +27,23 @@ def as_text(report: dict[str, Any]) -> str:
     if report["value"] is not None:
         rows = {value: f"{report['value']}"} | rows
     lines = [f"{name:<23} {text}" for name, text in rows.items()]
-    if "classes" in report:
-        lines += ["", f"{'class':<23} {value:<23} {'share of positives'}"]
-        lines += [
-            f"{row['class']:<23} {row['value']:<23} {row['share_of_positives']:.2%}"
-            for row in report["classes"]
-        ]
+    for rows_name, name in (("classes", "class"), ("groups", "group")):
+        if rows_name in report:
+            lines += ["", *_table(name, value, report[rows_name])]
     return "\n".join(lines)
+
+
+def _table(name: str, value: str, rows: list[dict[str, Any]]) -> list[str]:
+    width = max(23, *(len(row[name]) for row in rows)) if rows else 23
+    lines = [f"{name:<{width}} {value:<23} share of positives"]
+    lines += [
+        f"{row[name]:<{width}} {row['value']:<23} {row['share_of_positives']:.2%}" for row in rows
+    ]
+    # Classes all have as many elements.
+    if name == "group":
+        ends = ["elements", *(f"{row['elements']:,}" for row in rows)]
+        lines = [f"{line:<{width + 45}} {end}" for line, end in zip(lines, ends, strict=True)]
+    return lines
 
 
 def print_out(text: str) -> None:

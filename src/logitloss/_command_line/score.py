@@ -21,7 +21,7 @@ from logitloss._command_line.inputs import Inputs, Part
 from logitloss._command_line.outputs import ArrayOutput, array_output, is_table, plot_output
 from logitloss._command_line.plot import Plot
 from logitloss._command_line.progress import progress
-from logitloss._command_line.tallies import Overall, PerClass
+from logitloss._command_line.tallies import Overall, PerClass, PerGroup
 
 
 class Pass(Protocol):
@@ -47,13 +47,15 @@ def _score(options: argparse.Namespace, open_files: ExitStack) -> tuple[dict[str
         options.logits,
         options.pos_weight,
         options.weight,
+        options.by,
         open_files,
         whole_rows=is_table(options.loss_out) or is_table(options.grad_out),
     )
     overall = Overall(inputs)
     per_class = PerClass(inputs) if options.per_class else None
+    per_group = PerGroup(inputs.groups, inputs.dtype) if inputs.groups else None
     doubts = Doubts(inputs, vars(options))
-    passes = [one for one in (overall, per_class, doubts, plot) if one is not None]
+    passes = [one for one in (overall, per_class, per_group, doubts, plot) if one is not None]
     loss_out = array_output(options.loss_out, "loss", inputs)
     grad_out = array_output(options.grad_out, "gradient", inputs)
     plot_out = plot_output(options.plot, inputs)
@@ -79,6 +81,8 @@ def _score(options: argparse.Namespace, open_files: ExitStack) -> tuple[dict[str
     }
     if per_class is not None:
         report["classes"] = per_class.report(options.reduction)
+    if per_group is not None:
+        report["groups"] = per_group.report(options.reduction)
     return report, doubts.messages()
 
 

@@ -109,8 +109,10 @@ def _data_files(path: Path) -> list[Path]:
 
 
 def _natural(path: Path) -> list[list[str | int]]:
+    return [natural(part) for part in path.parts]
+
+
+def natural(text: str) -> list[str | int]:
     """A key that puts part-10 after part-9."""
-    return [
-        [int(piece) if piece.isdecimal() else piece for piece in re.split(r"([0-9]+)", part)]
-        for part in path.parts
-    ]
+    pieces = re.split(r"([0-9]+)", text)
+    return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)]

@@ -35,7 +35,8 @@ class Table:
         self.paths = paths
         self._arrow = pyarrow
         self._files = [self._open(path) for path in paths]
-        self._used: list[str] = []
+        # The columns that are read, and whether as numbers.
+        self._used: dict[str, bool] = {}
         self._rewind()
         self._held: list[Any] = []
         self._held_rows = (0, 0)
@@ -68,9 +69,17 @@ class Table:
             # As in Python, a comma at the end makes a row of one.
             del wanted[-1]
         dtype = np.result_type(*(self._dtype(name) for name in wanted))
-        self._used = list(dict.fromkeys([*self._used, *wanted]))
+        self._used |= dict.fromkeys(wanted, True)
         shape = (self.length,) if is_one else (self.length, len(wanted))
         return Columns(self, wanted, dtype, shape)
+
+    def text_column(self, name: str) -> "TextColumn":
+        """A column of names rather than numbers."""
+        for path, file in zip(self.paths, self._files, strict=True):
+            with self._errors_name(path):
+                _require_one(name, file.names)
+        self._used.setdefault(name, False)
+        return TextColumn(self, name)
 
     def _dtype(self, name: str) -> np.dtype[Any]:
         dtypes = []
@@ -88,7 +97,12 @@ class Table:
     def _all_batches(self) -> Iterator[Any]:
         for path, file in zip(self.paths, self._files, strict=True):
             with self._errors_name(path):
-                yield from file.batches({name: file.kind(name) for name in self._used})
+                yield from file.batches(
+                    {
+                        name: file.kind(name) if as_number else self._arrow.string()
+                        for name, as_number in self._used.items()
+                    }
+                )
 
     def rows(self, start: int, stop: int) -> list[Any]:
         """Batches with these rows. They follow those read before, are the same or the first."""
@@ -185,6 +199,25 @@ class Columns:
         rows, *others = block
         values = np.broadcast_to(values, (rows.stop - rows.start, *self.shape[1:]))
         return values[(slice(None), *others)]
+
+
+class TextColumn:
+    """A column of names, one for each row."""
+
+    def __init__(self, table: Table, name: str) -> None:
+        self.shape = (table.length,)
+        self._table = table
+        self._name = name
+
+    def encoded(self, rows: slice) -> Iterator[tuple[list[Any], Array]]:
+        """For some rows after others: different values, and for each row which it is of these."""
+        for batch in self._table.rows(rows.start, rows.stop):
+            column = batch.column(self._name)
+            if hasattr(column, "dictionary_decode"):
+                # Nulls have no place among its values.
+                column = column.dictionary_decode()
+            encoded = column.dictionary_encode("encode")
+            yield encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
 
 
 def _require_one(name: str, names: list[str]) -> None:

@@ -1,12 +1,15 @@
 """What is added up in a pass over the data, and what is reported of that."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from logitloss._command_line.blocks import Array
+from logitloss._command_line.groups import MOST_GROUPS, Groups
 from logitloss._command_line.inputs import Inputs, Part
+from logitloss._command_line.sources import natural
 
 
 class _Tally:
@@ -15,23 +18,38 @@ class _Tally:
     def __init__(self, names: list[str], dtype: np.dtype[Any]) -> None:
         self._names = names
         self._dtype = dtype
-        sums = np.zeros((5, len(names)))
+        self._make_room(len(names))
+
+    def _make_room(self, rows: int) -> None:
+        sums = np.zeros((5, rows))
         self._loss, self._weights, self._positives, self._elements, self._kept = sums
 
-    def _add(self, rows: slice, axes: tuple[int, ...], part: Part, loss: Array) -> None:
-        """Add up what is in a block over these axes, into these rows."""
-        elements = math.prod(loss.shape[axis] for axis in axes)
-        self._loss[rows] += np.sum(loss, axes, np.float64)
+    def _add(
+        self,
+        rows: slice,
+        axes: tuple[int, ...],
+        part: Part,
+        loss: Array,
+        spread: Callable[[Array], Array] = np.asarray,
+    ) -> None:
+        """Add up a block over these axes, and add to these rows what `spread` makes of that."""
+
+        def total(values: Array, kept: Array | bool = True) -> Array:
+            return spread(np.asarray(np.sum(values, axes, np.float64, where=kept)))
+
+        sizes = [size for axis, size in enumerate(loss.shape) if axis not in axes]
+        elements = spread(np.full(sizes, math.prod(loss.shape[axis] for axis in axes)))
+        self._loss[rows] += total(loss)
         self._elements[rows] += elements
         if part.weight is None:
             self._weights[rows] += elements
-            self._positives[rows] += np.sum(part.labels, axes, np.float64)
+            self._positives[rows] += total(part.labels)
             self._kept[rows] += elements
         else:
             kept = part.weight != 0
-            self._weights[rows] += np.sum(part.weight.astype(self._dtype), axes, np.float64)
-            self._positives[rows] += np.sum(part.labels, axes, np.float64, where=kept)
-            self._kept[rows] += np.count_nonzero(kept, axes)
+            self._weights[rows] += total(part.weight.astype(self._dtype))
+            self._positives[rows] += total(part.labels, kept)
+            self._kept[rows] += spread(np.asarray(np.count_nonzero(kept, axes)))
 
     def _value(self, reduction: str) -> Array:
         divisor = {
@@ -85,3 +103,34 @@ class PerClass(_Tally):
     def report(self, reduction: str) -> list[dict[str, Any]]:
         rows = self._rows(reduction)
         return [{"class": name} | row for name, row in zip(self._names, rows, strict=True)]
+
+
+class PerGroup(_Tally):
+    """A row for each group of rows."""
+
+    def __init__(self, groups: Groups, dtype: np.dtype[Any]) -> None:
+        super().__init__([], dtype)
+        self._groups = groups
+        self._make_room(MOST_GROUPS)
+
+    def add(self, part: Part, loss: Array) -> None:
+        group = part.group
+        assert group is not None
+        count = len(self._groups.names)
+
+        def spread(sums: Array) -> Array:
+            return np.bincount(group, sums, count)
+
+        self._add(slice(0, count), tuple(range(1, loss.ndim)), part, loss, spread)
+
+    def report(self, reduction: str) -> list[dict[str, Any]]:
+        self._names = self._groups.names
+        rows = dict(zip(self._names, self._rows(reduction), strict=True))
+        return [{"group": name} | rows[name] for name in sorted(rows, key=_by_size_or_name)]
+
+
+def _by_size_or_name(name: str) -> tuple[bool, float, list[str | int]]:
+    try:
+        return False, float(name), []
+    except ValueError:
+        return True, 0.0, natural(name)
