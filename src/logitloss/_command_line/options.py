@@ -125,7 +125,7 @@ def _add_results(add: Callable[..., argparse.Action]) -> None:
         metavar="FILE",
         type=read_plot_path,
         help="draw a calibration curve and a histogram of the losses of positives and negatives "
-        "(.png, .svg or .pdf); needs matplotlib",
+        "(.png, .svg or .pdf; {class} in the name: a file for each class); needs matplotlib",
     )
 
 

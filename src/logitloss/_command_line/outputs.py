@@ -1,5 +1,6 @@
 """Which file each result is written to, and in which format."""
 
+import re
 from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import TypeAlias
@@ -14,6 +15,8 @@ ArrayOutput: TypeAlias = NpyOutput | TableOutput
 
 _ARRAYS = (".npy", ".parquet", ".pq", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _PLOTS = (".png", ".svg", ".pdf")
+# Stands for the name of a class in the path of a plot.
+_CLASS = "{class}"
 
 
 def read_array_path(text: str) -> Path:
@@ -56,11 +59,18 @@ def array_output(path: Path | None, name: str, inputs: Inputs) -> ArrayOutput | 
     return TableOutput(path, form, names, inputs.shape, inputs.dtype)
 
 
-def plot_output(path: Path | None, inputs: Inputs) -> Output | None:
-    if path is None:
-        return None
+def plot_output(path: Path, inputs: Inputs) -> Output:
     _refuse_input(path, inputs)
     return Output(path)
+
+
+def is_path_of_each_class(path: Path) -> bool:
+    return _CLASS in path.name
+
+
+def path_of_class(path: Path, name: str) -> Path:
+    """Put the name of a class into a path, but for what cannot be part of a file's name."""
+    return path.with_name(path.name.replace(_CLASS, re.sub(r"[^\w.+-]+", "_", name)))
 
 
 def _refuse_input(path: Path, inputs: Inputs) -> None:

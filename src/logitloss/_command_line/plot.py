@@ -1,123 +1,131 @@
-"""The plot of the command line: are the logits calibrated, and who bears the loss?
-
-Both panels are drawn from counts in fixed bins, which take the same memory however many elements
-are added. matplotlib is imported when a plot is asked for.
-"""
+"""The plot of the command line: are the logits calibrated, and who bears the loss?"""
 
 import io
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from logitloss._command_line.blocks import Array
-from logitloss._command_line.inputs import Part
+from logitloss._command_line.histograms import LOSS_EDGES, Histograms
 
-# One bin for each whole logit: equal steps of probability would put nearly all elements of a rare
-# class into the first. What lies outside goes to the outermost bins.
-_LOGIT_EDGES = np.arange(-16.0, 17.0)
-_LOSS_EDGES = np.logspace(-8, 3, 45)
 _COLORS = ("tab:blue", "tab:orange")
 
 
-class Plot:
-    """Counts of elements by logit and, for each class, by loss."""
+def require_matplotlib() -> None:
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ValueError("--plot needs matplotlib: pip install 'logitloss[plot]'") from error
 
-    def __init__(self, path: Path) -> None:
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ValueError("--plot needs matplotlib: pip install 'logitloss[plot]'") from error
-        self._figure = Figure(figsize=(10, 4.5), layout="constrained")
-        self._format = path.suffix.lstrip(".").lower()
-        bins = len(_LOGIT_EDGES) - 1
-        self._weights = np.zeros(bins)
-        self._squared_weights = np.zeros(bins)
-        self._predicted = np.zeros(bins)
-        self._observed = np.zeros(bins)
-        # Of negatives, then of positives.
-        self._elements = np.zeros((2, len(_LOSS_EDGES) - 1))
-        self._loss = np.zeros(2)
 
-    def add(self, part: Part, loss: Array) -> None:
-        """Count elements. Those of zero weight and those with a NaN count for nothing."""
-        labels, logits, weight = part.labels, part.logits, part.weight
-        kept = ~np.isnan(loss)
-        if weight is not None:
-            kept &= weight != 0
-            weight = weight[kept].astype(np.float64)
-        # Only the sums are long: float32 holds 1e-8 to 1e3 well enough to find the bin.
-        labels, logits, loss = labels[kept], logits[kept].astype(np.float64), loss[kept]
-        labels = labels.astype(np.float64)
-        self._add_logits(labels, logits, np.ones(len(loss)) if weight is None else weight)
-        positive = labels >= 0.5
-        for row, members in enumerate((loss[~positive], loss[positive])):
-            inside = np.clip(members, _LOSS_EDGES[0], _LOSS_EDGES[-1])
-            self._elements[row] += np.histogram(inside, _LOSS_EDGES)[0]
-            self._loss[row] += np.sum(members, dtype=np.float64)
+def title(sources: Mapping[str, Any], reduction: str, row: Mapping[str, Any]) -> str:
+    """What was scored, how, and what came of it; `row` is that of a report."""
+    pos_weight, weight = sources["pos_weight"], sources["weight"]
+    lines = [
+        f"{_short(sources['labels'])} and {_short(sources['logits'])}",
+        f"pos_weight {f'{pos_weight:g}' if isinstance(pos_weight, float) else _short(pos_weight)}",
+    ]
+    if weight is not None:
+        lines[1] += f", weight {_short(weight)}"
+    lines[1] += f": {row['elements']:,} elements, {reduction} of the loss {row['value']:.6g}"
+    if "class" in row:
+        lines[0] += f", class {_short(row['class'])}"
+    return "\n".join(lines)
 
-    def _add_logits(self, labels: Array, logits: Array, weight: Array) -> None:
-        bins = len(self._weights)
-        place = np.clip(np.floor(logits) - _LOGIT_EDGES[0], 0, bins - 1).astype(np.intp)
-        probability = 1 / (1 + np.exp(-logits))
-        for total, term in (
-            (self._weights, weight),
-            (self._squared_weights, weight**2),
-            (self._predicted, weight * probability),
-            (self._observed, weight * labels),
-        ):
-            total += np.bincount(place, term, bins)
 
-    def draw(self) -> bytes:
-        calibration, losses = self._figure.subplots(1, 2)
-        self._draw_calibration(calibration)
-        self._draw_losses(losses)
-        file = io.BytesIO()
-        self._figure.savefig(file, format=self._format, dpi=150)
-        return file.getvalue()
+def _short(name: object) -> str:
+    """The end of a long name, which says more than its beginning."""
+    text = str(name)
+    return text if len(text) <= 40 else f"…{text[-39:]}"
 
-    def _draw_calibration(self, axes: Any) -> None:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            predicted = self._predicted / self._weights
-            observed = self._observed / self._weights
-            # As many equal weights would say as much (Kish).
-            count = self._weights**2 / self._squared_weights
-            error = np.sqrt(observed * (1 - observed) / count)
-        # A share of 0 or 1 has no place on this axis.
-        shown = (observed > 0) & (observed < 1) & (predicted > 0) & (predicted < 1)
-        predicted, observed, error = predicted[shown], observed[shown], error[shown]
-        axes.set(
-            xscale="logit",
-            yscale="logit",
-            title="Calibration",
-            xlabel="predicted probability, sigmoid(logit)",
-            ylabel="share of positives",
-        )
-        ends = [*predicted, *observed, 0.1, 0.9]
-        ends = [min(ends), max(ends)]
-        axes.plot(ends, ends, color="gray", linestyle="--", label="calibrated")
+
+def draw(histograms: Histograms, title: str, suffix: str) -> bytes:
+    """A picture, as the content of a file with this suffix."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    # A name may hold what would be taken for mathematics.
+    figure.suptitle(title, fontsize="medium", parse_math=False)
+    calibration, losses = figure.subplots(1, 2)
+    draw_calibration(calibration, histograms)
+    draw_losses(losses, histograms)
+    file = io.BytesIO()
+    figure.savefig(file, format=suffix.lstrip(".").lower(), dpi=150)
+    return file.getvalue()
+
+
+def draw_calibration(axes: Any, counts: Histograms) -> None:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        predicted = counts.predicted / counts.weights
+        observed = counts.observed / counts.weights
+        # As many equal weights would say as much (Kish).
+        count = counts.weights**2 / counts.squared_weights
+        error = np.sqrt(observed * (1 - observed) / count)
+    axes.set(
+        xscale="logit",
+        yscale="logit",
+        title="Calibration",
+        xlabel="predicted probability, sigmoid(logit)",
+        ylabel="share of positives",
+    )
+    used = counts.weights != 0
+    # Shares of 0 and 1 have no place on these axes, and go to their edges.
+    low, high = _ends(predicted[used], observed[used])
+    axes.plot([low, high], [low, high], color="gray", linestyle="--", label="calibrated")
+    shown = used & (observed > 0) & (observed < 1)
+    if shown.any():
         axes.errorbar(
-            *(predicted, observed, np.minimum(error, [observed * 0.9, (1 - observed) * 0.9])),
-            *(None, "o-"),
+            np.clip(predicted[shown], low, high),
+            observed[shown],
+            np.minimum(error, [observed * 0.9, (1 - observed) * 0.9])[:, shown],
+            None,
+            "o-",
             capsize=2,
             label="elements by logit, ± standard error",
         )
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(lambda share, _: f"{share:g}")
-            axis.set_minor_formatter(lambda share, _: "")
-        axes.legend()
+    for share, edge, marker in ((0, low, "v"), (1, high, "^")):
+        alike = used & ((observed <= 0) if share == 0 else (observed >= 1))
+        if alike.any():
+            axes.plot(
+                *(np.clip(predicted[alike], low, high), np.full(np.count_nonzero(alike), edge)),
+                marker,
+                color="tab:blue",
+                fillstyle="none",
+                clip_on=False,
+                label=f"elements by logit, {'all positive' if share else 'no positives'}",
+            )
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_major_locator().set_params(nbins=7)
+        axis.set_major_formatter(lambda share, _: _share(share))
+        axis.set_minor_formatter(lambda share, _: "")
+    axes.set(xlim=(low, high), ylim=(low, high))
+    axes.legend()
 
-    def _draw_losses(self, axes: Any) -> None:
-        total = np.sum(self._loss)
-        for row, name in enumerate(("negatives", "positives")):
-            count = np.sum(self._elements[row])
-            label = f"{count:,.0f} {name}"
-            if 0 < total < np.inf:
-                label += f", {self._loss[row] / total:.0%} of the loss"
-            shares = self._elements[row] / max(count, 1)
-            axes.stairs(shares, _LOSS_EDGES, color=_COLORS[row], label=label, fill=True, alpha=0.5)
-        used = np.flatnonzero(np.sum(self._elements, axis=0))
-        if used.size:
-            axes.set_xlim(_LOSS_EDGES[used[0]], _LOSS_EDGES[used[-1] + 1])
-        axes.set(xscale="log", title="Losses", xlabel="weighted loss", ylabel="share of the class")
-        axes.legend()
+
+def _share(share: float) -> str:
+    return f"{share:g}" if share < 0.9999 else f"1 - {1 - share:.0e}"
+
+
+def _ends(*shares: Array) -> tuple[float, float]:
+    """The ends of the axes, a little beyond all shares but 0 and 1."""
+    inside = np.concatenate([*(share[(share > 0) & (share < 1)] for share in shares), [0.1, 0.9]])
+    return float(np.min(inside) / 2), float(1 - (1 - np.max(inside)) / 2)
+
+
+def draw_losses(axes: Any, counts: Histograms) -> None:
+    total = np.sum(counts.loss)
+    for row, name in enumerate(("negatives", "positives")):
+        count = np.sum(counts.elements[row])
+        label = f"{count:,.0f} {name}"
+        if 0 < total < np.inf:
+            label += f", {counts.loss[row] / total:.0%} of the loss"
+        shares = counts.elements[row] / max(count, 1)
+        axes.stairs(shares, LOSS_EDGES, color=_COLORS[row], label=label, fill=True, alpha=0.5)
+    used = np.flatnonzero(np.sum(counts.elements, axis=0))
+    if used.size:
+        # A little more, so that a single bin does not look like the background.
+        last = len(LOSS_EDGES) - 1
+        axes.set_xlim(LOSS_EDGES[max(used[0] - 2, 0)], LOSS_EDGES[min(used[-1] + 3, last)])
+    axes.set(xscale="log", title="Losses", xlabel="weighted loss", ylabel="share of the class")
+    axes.legend()

@@ -9,17 +9,26 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 import logitloss
 from logitloss._command_line.blocks import Array
 from logitloss._command_line.doubts import Doubts
-from logitloss._command_line.files import published_together
+from logitloss._command_line.files import Output, published_together
+from logitloss._command_line.histograms import Histograms, HistogramsOfClass
 from logitloss._command_line.inputs import Inputs, Part
-from logitloss._command_line.outputs import ArrayOutput, array_output, is_table, plot_output
-from logitloss._command_line.plot import Plot
+from logitloss._command_line.outputs import (
+    ArrayOutput,
+    array_output,
+    is_path_of_each_class,
+    is_table,
+    path_of_class,
+    plot_output,
+)
+from logitloss._command_line.plot import draw, require_matplotlib, title
 from logitloss._command_line.progress import progress
 from logitloss._command_line.tallies import Overall, PerClass, PerGroup
 
@@ -41,7 +50,8 @@ def score(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
 
 def _score(options: argparse.Namespace, open_files: ExitStack) -> tuple[dict[str, Any], list[str]]:
-    plot = None if options.plot is None else Plot(options.plot)
+    if options.plot is not None:
+        require_matplotlib()
     inputs = Inputs(
         options.labels,
         options.logits,
@@ -51,39 +61,69 @@ def _score(options: argparse.Namespace, open_files: ExitStack) -> tuple[dict[str
         open_files,
         whole_rows=is_table(options.loss_out) or is_table(options.grad_out),
     )
-    overall = Overall(inputs)
-    per_class = PerClass(inputs) if options.per_class else None
-    per_group = PerGroup(inputs.groups, inputs.dtype) if inputs.groups else None
-    doubts = Doubts(inputs, vars(options))
-    passes = [one for one in (overall, per_class, per_group, doubts, plot) if one is not None]
     loss_out = array_output(options.loss_out, "loss", inputs)
     grad_out = array_output(options.grad_out, "gradient", inputs)
-    plot_out = plot_output(options.plot, inputs)
-    outputs = [output for output in (loss_out, grad_out, plot_out) if output is not None]
+    plots = [] if options.plot is None else list(_plots(options.plot, inputs))
+    overall = Overall(inputs)
+    is_by_class = options.per_class or any(plot.class_index is not None for plot in plots)
+    per_class = PerClass(inputs) if is_by_class else None
+    per_group = PerGroup(inputs.groups, inputs.dtype) if inputs.groups else None
+    doubts = Doubts(inputs, vars(options))
+    passes: list[Pass | None] = [overall, per_class, per_group, doubts]
+    passes += [plot.histograms for plot in plots]
+    outputs = [loss_out, grad_out, *(plot.output for plot in plots)]
     start = time.perf_counter()
-    with published_together(outputs):
+    with published_together([output for output in outputs if output is not None]):
         with progress(inputs.size) as advance:
             for part, loss in _losses(inputs, options.reduction, loss_out, grad_out):
                 for one in passes:
-                    one.add(part, loss)
+                    if one is not None:
+                        one.add(part, loss)
                 advance(loss.size)
         seconds = time.perf_counter() - start
-        if plot is not None and plot_out is not None:
-            plot_out.write(plot.draw())
         if options.strict and doubts.messages():
             raise ValueError("; ".join(doubts.messages()))
-    report = overall.report(options.reduction)
+        _draw(plots, options, overall, per_class)
     report = {
-        "value": report["value"],
+        "value": None,
         "reduction": options.reduction,
-        **report,
+        **overall.report(options.reduction),
         "elements_per_second": inputs.size / seconds,
     }
-    if per_class is not None:
+    if options.per_class and per_class is not None:
         report["classes"] = per_class.report(options.reduction)
     if per_group is not None:
         report["groups"] = per_group.report(options.reduction)
     return report, doubts.messages()
+
+
+class _Plot(NamedTuple):
+    histograms: Histograms
+    output: Output
+    class_index: int | None
+
+
+def _plots(path: Path, inputs: Inputs) -> Iterator[_Plot]:
+    if not is_path_of_each_class(path):
+        yield _Plot(Histograms(), plot_output(path, inputs), None)
+        return
+    if len(inputs.shape) < 2:
+        raise ValueError(f"{path}: a plot of each class needs rows of classes")
+    for index, name in enumerate(inputs.class_names):
+        output = plot_output(path_of_class(path, name), inputs)
+        yield _Plot(HistogramsOfClass(index), output, index)
+
+
+def _draw(
+    plots: list[_Plot], options: argparse.Namespace, overall: Overall, per_class: PerClass | None
+) -> None:
+    # A plot without a value would leave open what was scored.
+    reduction = "mean" if options.reduction == "none" else options.reduction
+    rows = [] if per_class is None else per_class.report(reduction)
+    for plot in plots:
+        row = overall.report(reduction) if plot.class_index is None else rows[plot.class_index]
+        heading = title(vars(options), reduction, row)
+        plot.output.write(draw(plot.histograms, heading, plot.output.path.suffix))
 
 
 def _set_threads(count: int) -> None:
