@@ -150,20 +150,32 @@ def _add_about(parser: argparse.ArgumentParser) -> None:
     add(
         "--config",
         action=_PrintAndExit,
-        const=lambda: json.dumps(logitloss.show_config("dicts"), indent=2),
+        nargs=0,
+        const=lambda _: json.dumps(logitloss.show_config("dicts"), indent=2),
         help="print the build and exit",
+    )
+    add(
+        "--print-completion",
+        action=_PrintAndExit,
+        metavar="SHELL",
+        choices=("bash", "zsh", "tcsh"),
+        const=lambda shell: _completion(parser, shell),
+        help="print a script that completes options and files in bash, zsh or tcsh, and exit; "
+        "needs shtab",
     )
     add(
         "--version",
         action=_PrintAndExit,
-        const=lambda: logitloss.__version__,
+        nargs=0,
+        const=lambda _: logitloss.__version__,
         help="print the version and exit",
     )
     add(
         "-h",
         "--help",
         action=_PrintAndExit,
-        const=lambda: parser.format_help().rstrip("\n"),
+        nargs=0,
+        const=lambda _: parser.format_help().rstrip("\n"),
         help="print this help and exit",
     )
 
@@ -193,14 +205,27 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _PrintAndExit(argparse.Action):
-    """An option that needs no files beside it; `const` gives the text."""
+    """An option that needs no files beside it; `const` makes the text of the option's value."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(nargs=0, **settings)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        print_out(self.const())
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: object, value: Any, option: object = None
+    ) -> None:
+        print_out(self.const(value))
         parser.exit()
+
+
+def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
+    try:
+        import shtab
+    except ImportError as error:
+        raise ValueError(
+            "--print-completion needs shtab: pip install 'logitloss[completion]'"
+        ) from error
+    take_files = (read_source, _number_or_source, _weights, read_array_path, read_plot_path)
+    for action in parser._actions:
+        if action.type in take_files:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+    return str(shtab.complete(parser, shell)).rstrip("\n")
 
 
 def _number_or_source(text: str) -> float | Source:
