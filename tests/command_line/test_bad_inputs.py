@@ -185,6 +185,7 @@ def test_bad_arguments(run, arguments):
         ([], ["required: LABELS, LOGITS; `logitloss --help` tells more"]),
         (["--pos-weight", "ten"], ["argument --pos-weight: ten: neither a number nor a file"]),
         (["--pos-weight", "10,5"], ["argument --pos-weight: 10,5: neither a number nor a file"]),
+        (["--pos-weight", "10," * 200], [f"--pos-weight: {'10,' * 200}: neither a number nor"]),
         (["--weight", "2"], ["argument --weight: it takes a SOURCE", "the number 2"]),
         (["--threads", "0"], ["--threads must be between 1 and", "got 0"]),
         (["--threads", "-3"], ["--threads must be between 1 and", "got -3"]),

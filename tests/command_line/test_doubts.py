@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from commands import OUTPUTS, assert_one_line, files, save, save_pair
 
+import logitloss
+
 
 def save_arrays(**arrays: object) -> None:
     for name, array in arrays.items():
@@ -89,6 +91,17 @@ def test_a_table_without_rows(tables, report, run, suffix):
     assert_doubted(report, run, (f"{name}:z", f"{name}:x"), warning)
 
 
+def test_what_is_known_before_is_refused_before(run, monkeypatch):
+    """A pass may take hours."""
+    save_pair()
+    monkeypatch.setattr(
+        *(logitloss, "weighted_cross_entropy_with_logits"),
+        lambda *args, **kwargs: pytest.fail("nothing is computed"),
+    )
+    result = run("labels.npy", "logits.npy", "--pos-weight", -1, "--strict")
+    assert_one_line(result, "--pos-weight -1 is negative")
+
+
 def test_what_is_counted_over_blocks(small_blocks, report):
     labels = np.zeros(100)
     labels[[30, 50, 99]] = [7, 8, 9]
@@ -120,7 +133,8 @@ def test_several_doubts(run):
     status, out, err = run(*arguments)
     assert (status, err.count("logitloss: warning: "), err.count("\n")) == (0, 3, 3)
     assert out.startswith("value (mean)")
-    assert_one_line(run(*arguments, "--strict"), "--pos-weight -1", "labels.npy", "logits.npy")
+    assert_one_line(run(*arguments, "--strict"), "--pos-weight -1")
+    assert_one_line(run("labels.npy", "logits.npy", "--strict"), "labels.npy: 1", "; logits.npy: 1")
 
 
 @pytest.mark.parametrize(

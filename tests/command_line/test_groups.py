@@ -86,6 +86,40 @@ def test_groups_beside_the_columns_that_are_scored(small_blocks, tables, report)
         assert [row["group"] for row in got["groups"]] == ["false", "true"]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_groups_beside_weights_of_the_same_table(small_blocks, tables, report, suffix):
+    """Those are read before the pass begins, and are used again for every row."""
+    labels, logits, _, _ = save_rows((3, 3))
+    save("labels.npy", np.nan_to_num(labels))
+    tables(q=[1.0, 2.0, 3.0], g=["a", "b", "a"])
+    name = f"table.{suffix}"
+    got = report("labels.npy", "logits.npy", "--pos-weight", f"{name}:q", "--by", f"{name}:g")
+    loss = logitloss.weighted_cross_entropy_with_logits(np.nan_to_num(labels), logits, [1, 2, 3.0])
+    assert [row["value"] for row in got["groups"]] == [
+        pytest.approx(float(np.mean(loss[[0, 2]])), rel=1e-13),
+        pytest.approx(float(np.mean(loss[1])), rel=1e-13),
+    ]
+
+
+def test_groups_of_a_column_are_read_once(monkeypatch, tables, report):
+    """Not once for each column of an array in Fortran order."""
+    from logitloss._command_line import blocks
+    from logitloss._command_line.tables import Table
+
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 20)
+    labels, logits, _, group = save_rows((60, 4), "F")
+    save("labels.npy", np.asfortranarray(np.nan_to_num(labels)))
+    tables(g=group)
+    rewinds = []
+    rewind = Table._rewind
+    monkeypatch.setattr(Table, "_rewind", lambda self: (rewinds.append(None), rewind(self)))
+    got = report("labels.npy", "logits.npy", "--by", "table.csv:g")["groups"]
+    # One when it is opened, one when it is read.
+    assert len(rewinds) == 2
+    arrays = (np.nan_to_num(labels), logits, np.ones((60, 4)), group)
+    assert got == expected_rows(*arrays, [str(number) for number in range(6)], "mean")
+
+
 def test_dictionaries_with_nulls(report):
     pa = pytest.importorskip("pyarrow", reason="needs the extra `tables`")
     parquet = pytest.importorskip("pyarrow.parquet")

@@ -61,6 +61,20 @@ def test_a_folder_of_parts(small_blocks, report, suffix, name):
     assert_all_rows(report, f"{name}:z", "logits.npy")
 
 
+def test_empty_parts_of_text(run, report):
+    """Spark writes them for partitions without rows."""
+    write_parts("scores", "csv")
+    Path("scores/part-5b.csv").touch()
+    assert_all_rows(report, "scores:z", "scores:x")
+    Path("scores/part-5c.csv").write_text("z,x\n")
+    assert_all_rows(report, "scores/*.csv:z", "scores/*.csv:x")
+    Path("scores.csv").touch()
+    assert_one_line(run("scores.csv:z", "scores.csv:x"), "scores.csv: ", "names no columns")
+    write_parts("others", "parquet")
+    Path("others/part-5b.parquet").touch()
+    assert_one_line(run("others:z", "others:x"), "part-5b.parquet: ")
+
+
 def test_a_folder_of_folders(report):
     write_parts("scores", "parquet", pattern="day={}/part-0")
     assert_all_rows(report, "scores:z", "scores:x")
@@ -164,8 +178,8 @@ def test_a_field_longer_than_what_is_parsed_at_a_time(report, name, row):
 
 
 def test_a_header_longer_than_what_is_parsed_at_a_time(report):
-    names = [f"a_long_name_of_a_column_{index}" for index in range(60_000)]
-    Path("t.csv").write_text(",".join(names) + "\n" + ",".join(["0"] * 60_000) + "\n")
+    names = [f"{'a_long_name_' * 100}{index}" for index in range(1000)]
+    Path("t.csv").write_text(",".join(names) + "\n" + ",".join(["0"] * 1000) + "\n")
     got = report(f"t.csv:{names[3]}", f"t.csv:{names[-1]}")
     assert got["value"] == pytest.approx(math.log(2), rel=1e-15)
 

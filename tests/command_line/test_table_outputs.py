@@ -156,12 +156,12 @@ def test_tables_appear_together_or_not_at_all(small_blocks, run, monkeypatch):
 def test_a_table_on_a_full_disk(name):
     pytest.importorskip("resource")
     rng = np.random.default_rng(0)
-    save("labels.npy", rng.random(2**21) < 0.5)
-    save("logits.npy", rng.normal(size=2**21))
+    save("labels.npy", rng.random(2**20) < 0.5)
+    save("logits.npy", rng.normal(size=2**20))
     Path(name).write_bytes(b"earlier")
     limited = """
 import resource, runpy
-resource.setrlimit(resource.RLIMIT_FSIZE, (2**21, 2**21))
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**19, 2**19))
 runpy.run_module("logitloss", run_name="__main__", alter_sys=True)
 """
     done = subprocess.run(

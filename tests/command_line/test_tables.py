@@ -175,6 +175,14 @@ def test_names_with_colons_and_commas(tables, report, tmp_path):
             assert (got["elements"], got["value"]) == (2, pytest.approx(math.log(2)))
 
 
+def test_more_names_than_the_name_of_a_file_may_hold(tables, report):
+    names = [f"a_name_of_a_column_{index}" for index in range(300)]
+    tables(**{name: [1.0, 0.0] for name in names})
+    for name in ("table.csv", "table.parquet"):
+        source = f"{name}:{','.join(names)}"
+        assert report(source, source, "--weight", source)["elements"] == 600
+
+
 def test_a_colon_in_the_name_of_a_npy_file(report):
     if os.name != "posix":
         pytest.skip("no such names here")

@@ -9,6 +9,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+def exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # Longer than any name of a file, as the names of many columns may be.
+        return False
+
+
 def require_regular_file(path: Path) -> None:
     """Refuse a folder, and a pipe that would be waited for; a missing file is none of these."""
     if path.exists() and not path.is_file():

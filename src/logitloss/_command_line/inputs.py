@@ -66,18 +66,22 @@ class Inputs:
         self.size = math.prod(self.shape)
         named = [value.names for value in values[:2] if isinstance(value, Columns)]
         self._column_names: list[str] | None = named[0] if named else None
-        values = [self._spread(value) for value in values]
+        # All columns of a table have to be known before any of them is read.
         self.groups = None if by is None else self._open_groups(by)
-        # Rows of a table come in their own order.
-        by_row = whole_rows or any(isinstance(value, Columns) for value in values)
-        self.fortran_order: bool = not by_row and values[1].fortran_order
-        orders = {file.fortran_order for file in self._files if file.has_an_order}
-        self._is_mixed = not whole_rows and len(orders | ({False} if by_row else set())) > 1
         self.labels: Value
         self.logits: Value
         self.pos_weight: Value | float
         self.weight: Value | None
-        self.labels, self.logits, self.pos_weight, self.weight = values
+        self.labels, self.logits, self.pos_weight, self.weight = map(self._spread, values)
+        # Rows of a table come in their own order.
+        by_row = whole_rows or bool(by and by.columns)
+        by_row = by_row or any(
+            isinstance(value, Columns)
+            for value in (self.labels, self.logits, self.pos_weight, self.weight)
+        )
+        self.fortran_order: bool = not by_row and values[1].fortran_order
+        orders = {file.fortran_order for file in self._files if file.has_an_order}
+        self._is_mixed = not whole_rows and len(orders | ({False} if by_row else set())) > 1
 
     def _open(self, source: Any) -> Any:
         if not isinstance(source, Source):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import logitloss
+from logitloss._command_line.files import exists
 from logitloss._command_line.outputs import read_array_path, read_plot_path
 from logitloss._command_line.report import complain, print_out
 from logitloss._command_line.sources import Source, read_source
@@ -145,7 +146,7 @@ def _add_settings(add: Callable[..., argparse.Action]) -> None:
     )
 
 
-def _add_about(parser: argparse.ArgumentParser) -> None:
+def _add_about(parser: "_Parser") -> None:
     add = parser.add_argument
     add(
         "--config",
@@ -183,6 +184,14 @@ def _add_about(parser: argparse.ArgumentParser) -> None:
 class _Parser(argparse.ArgumentParser):
     """Complaints in one line, unknown options with the one that may have been meant."""
 
+    def __init__(self, **settings: Any) -> None:
+        self.actions: list[argparse.Action] = []
+        super().__init__(**settings)
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        self.actions.append(super().add_argument(*names, **settings))
+        return self.actions[-1]
+
     def parse_args(self, argv: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
         self._refuse_unknown_options(argv)
         # argparse would take -:COLUMN for an option.
@@ -190,7 +199,7 @@ class _Parser(argparse.ArgumentParser):
 
     def _refuse_unknown_options(self, argv: Sequence[str]) -> None:
         # Before argparse does so, because it counts the value of such an option as a source.
-        known = [name for action in self._actions for name in action.option_strings]
+        known = [name for action in self.actions for name in action.option_strings]
         for text in itertools.takewhile(lambda text: text != "--", argv):
             name = text.partition("=")[0]
             if re.match("--?[a-zA-Z]", text) and name not in known:
@@ -214,7 +223,7 @@ class _PrintAndExit(argparse.Action):
         parser.exit()
 
 
-def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
+def _completion(parser: _Parser, shell: str) -> str:
     try:
         import shtab
     except ImportError as error:
@@ -222,7 +231,7 @@ def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
             "--print-completion needs shtab: pip install 'logitloss[completion]'"
         ) from error
     take_files = (read_source, _number_or_source, _weights, read_array_path, read_plot_path)
-    for action in parser._actions:
+    for action in parser.actions:
         if action.type in take_files:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
     return str(shtab.complete(parser, shell)).rstrip("\n")
@@ -233,14 +242,14 @@ def _number_or_source(text: str) -> float | Source:
     if number is not None:
         return number
     source = read_source(text)
-    is_file = source.columns or source.path.exists() or source.path.suffix.lower() == ".npy"
+    is_file = source.columns or exists(source.path) or source.path.suffix.lower() == ".npy"
     if not is_file:
         raise argparse.ArgumentTypeError(f"{text}: neither a number nor a file")
     return source
 
 
 def _weights(text: str) -> Source:
-    if _number(text) is not None and not Path(text).exists():
+    if _number(text) is not None and not exists(Path(text)):
         raise argparse.ArgumentTypeError(
             f"it takes a SOURCE that holds a weight for each element; got the number {text}"
         )

@@ -52,7 +52,36 @@ def score(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 def _score(options: argparse.Namespace, open_files: ExitStack) -> tuple[dict[str, Any], list[str]]:
     if options.plot is not None:
         require_matplotlib()
-    inputs = Inputs(
+    inputs = _open_inputs(options, open_files)
+    loss_out = array_output(options.loss_out, "loss", inputs)
+    grad_out = array_output(options.grad_out, "gradient", inputs)
+    plots = [] if options.plot is None else list(_plots(options.plot, inputs))
+    tallies = _Tallies(
+        Overall(inputs),
+        PerClass(inputs) if options.per_class or _are_by_class(plots) else None,
+        None if inputs.groups is None else PerGroup(inputs.groups, inputs.dtype),
+    )
+    doubts = Doubts(inputs, vars(options))
+    passes: list[Pass | None] = [*tallies, doubts, *(plot.histograms for plot in plots)]
+    outputs = [loss_out, grad_out, *(plot.output for plot in plots)]
+    start = time.perf_counter()
+    with published_together([output for output in outputs if output is not None]):
+        _refuse_doubts(options, doubts)
+        with progress(inputs.size) as advance:
+            for part, loss in _losses(inputs, options.reduction, loss_out, grad_out):
+                for one in passes:
+                    if one is not None:
+                        one.add(part, loss)
+                advance(loss.size)
+        seconds = time.perf_counter() - start
+        _refuse_doubts(options, doubts)
+        _draw(plots, options, tallies)
+    report = _report(options, tallies) | {"elements_per_second": inputs.size / seconds}
+    return report | _tables(options, tallies), doubts.messages()
+
+
+def _open_inputs(options: argparse.Namespace, open_files: ExitStack) -> Inputs:
+    return Inputs(
         options.labels,
         options.logits,
         options.pos_weight,
@@ -61,46 +90,41 @@ def _score(options: argparse.Namespace, open_files: ExitStack) -> tuple[dict[str
         open_files,
         whole_rows=is_table(options.loss_out) or is_table(options.grad_out),
     )
-    loss_out = array_output(options.loss_out, "loss", inputs)
-    grad_out = array_output(options.grad_out, "gradient", inputs)
-    plots = [] if options.plot is None else list(_plots(options.plot, inputs))
-    overall = Overall(inputs)
-    is_by_class = options.per_class or any(plot.class_index is not None for plot in plots)
-    per_class = PerClass(inputs) if is_by_class else None
-    per_group = PerGroup(inputs.groups, inputs.dtype) if inputs.groups else None
-    doubts = Doubts(inputs, vars(options))
-    passes: list[Pass | None] = [overall, per_class, per_group, doubts]
-    passes += [plot.histograms for plot in plots]
-    outputs = [loss_out, grad_out, *(plot.output for plot in plots)]
-    start = time.perf_counter()
-    with published_together([output for output in outputs if output is not None]):
-        with progress(inputs.size) as advance:
-            for part, loss in _losses(inputs, options.reduction, loss_out, grad_out):
-                for one in passes:
-                    if one is not None:
-                        one.add(part, loss)
-                advance(loss.size)
-        seconds = time.perf_counter() - start
-        if options.strict and doubts.messages():
-            raise ValueError("; ".join(doubts.messages()))
-        _draw(plots, options, overall, per_class)
-    report = {
-        "value": None,
-        "reduction": options.reduction,
-        **overall.report(options.reduction),
-        "elements_per_second": inputs.size / seconds,
-    }
-    if options.per_class and per_class is not None:
-        report["classes"] = per_class.report(options.reduction)
-    if per_group is not None:
-        report["groups"] = per_group.report(options.reduction)
-    return report, doubts.messages()
+
+
+class _Tallies(NamedTuple):
+    overall: Overall
+    per_class: PerClass | None
+    per_group: PerGroup | None
+
+
+def _refuse_doubts(options: argparse.Namespace, doubts: Doubts) -> None:
+    if options.strict and doubts.messages():
+        raise ValueError("; ".join(doubts.messages()))
+
+
+def _report(options: argparse.Namespace, tallies: _Tallies) -> dict[str, Any]:
+    row = tallies.overall.report(options.reduction)
+    return {"value": row["value"], "reduction": options.reduction} | row
+
+
+def _tables(options: argparse.Namespace, tallies: _Tallies) -> dict[str, Any]:
+    tables = {}
+    if options.per_class and tallies.per_class is not None:
+        tables["classes"] = tallies.per_class.report(options.reduction)
+    if tallies.per_group is not None:
+        tables["groups"] = tallies.per_group.report(options.reduction)
+    return tables
 
 
 class _Plot(NamedTuple):
     histograms: Histograms
     output: Output
     class_index: int | None
+
+
+def _are_by_class(plots: list[_Plot]) -> bool:
+    return any(plot.class_index is not None for plot in plots)
 
 
 def _plots(path: Path, inputs: Inputs) -> Iterator[_Plot]:
@@ -114,14 +138,13 @@ def _plots(path: Path, inputs: Inputs) -> Iterator[_Plot]:
         yield _Plot(HistogramsOfClass(index), output, index)
 
 
-def _draw(
-    plots: list[_Plot], options: argparse.Namespace, overall: Overall, per_class: PerClass | None
-) -> None:
+def _draw(plots: list[_Plot], options: argparse.Namespace, tallies: _Tallies) -> None:
     # A plot without a value would leave open what was scored.
     reduction = "mean" if options.reduction == "none" else options.reduction
-    rows = [] if per_class is None else per_class.report(reduction)
+    rows = [] if tallies.per_class is None else tallies.per_class.report(reduction)
+    overall = tallies.overall.report(reduction)
     for plot in plots:
-        row = overall.report(reduction) if plot.class_index is None else rows[plot.class_index]
+        row = overall if plot.class_index is None else rows[plot.class_index]
         heading = title(vars(options), reduction, row)
         plot.output.write(draw(plot.histograms, heading, plot.output.path.suffix))
 

@@ -10,6 +10,7 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import NamedTuple
 
+from logitloss._command_line.files import exists
 from logitloss._command_line.formats import READABLE, TABLE_SUFFIX, is_address, table_format
 
 STANDARD_INPUT = Path("-")
@@ -34,9 +35,10 @@ def read_source(text: str) -> Source:
     # The option parser puts a space before a minus sign.
     text = text.removeprefix(" ") if text.startswith(" -:") else text
     path = Path(text)
-    if path.is_dir() or (path.exists() and table_format(path)) or path == STANDARD_INPUT:
+    is_there = exists(path)
+    if path == STANDARD_INPUT or (is_there and (path.is_dir() or table_format(path))):
         raise ArgumentTypeError(f"{text}: a column has to be named, as in {text}:COLUMN")
-    if path.exists():
+    if is_there:
         return Source(path)
     if is_address(text):
         raise ArgumentTypeError(
@@ -66,7 +68,7 @@ def _split(text: str) -> tuple[str, str, str]:
 
 def _matches(pattern: str) -> list[Path]:
     """The path of this name, or else those that the pattern matches."""
-    if Path(pattern).exists():
+    if exists(Path(pattern)):
         return [Path(pattern)]
     return [Path(name) for name in glob.glob(pattern, recursive=True)]
 
@@ -100,12 +102,20 @@ def _data_files(path: Path) -> list[Path]:
         return name.startswith(("_", "."))
 
     if not path.is_dir():
-        return [] if is_hidden(path.name) else [path]
+        return [] if is_hidden(path.name) or _is_empty_text(path) else [path]
     return [
         file
         for file in path.rglob("*")
-        if file.is_file() and not any(map(is_hidden, file.relative_to(path).parts))
+        if file.is_file()
+        and not any(map(is_hidden, file.relative_to(path).parts))
+        and not _is_empty_text(file)
     ]
+
+
+def _is_empty_text(path: Path) -> bool:
+    """Whether this is what Spark writes for a part without rows: not even a header."""
+    form = table_format(path)
+    return form is not None and form.delimiter is not None and path.stat().st_size == 0
 
 
 def _natural(path: Path) -> list[list[str | int]]:

@@ -59,7 +59,7 @@ class TableOutput(Output):
         from pyarrow import csv
 
         if self._form.codec:
-            self._compressed = gzip.GzipFile("", "wb", fileobj=self._file)
+            self._compressed = gzip.GzipFile("", "wb", 6, self._file)
         return csv.CSVWriter(
             self._compressed or self._file,
             self._schema,
