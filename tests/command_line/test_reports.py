@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,6 +49,11 @@ def test_help_names_every_option(run):
     options = ("--pos-weight", "--weight", "--reduction", "--loss-out", "--grad-out")
     for option in (*options, "--per-class", "--plot", "FILE:COLUMN"):
         assert option in out
+    page = (Path(__file__).parents[2] / "docs" / "command_line.md").read_text()
+    listed = set(re.findall(r"^ +(?:-h, )?(--[a-z-]+)", out, re.MULTILINE))
+    assert len(listed) > 12
+    for option in listed:
+        assert f"`{option}" in page
 
 
 def test_the_examples_of_the_help_run(run):

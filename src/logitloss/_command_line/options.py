@@ -17,19 +17,20 @@ from logitloss._command_line.report import complain, print_out
 from logitloss._command_line.sources import Source, read_source
 
 EPILOG = """\
-A SOURCE is a .npy file, or FILE:COLUMN, a column of a table, which is read by pyarrow. FILE:A,B,C
-is an array with a column for each name; a comma at the end, FILE:A, makes a single column
-two-dimensional. FILE is a .parquet, .pq, .csv or .tsv file (the last two also .gz, .bz2 or .zst), a
-folder of such parts, a quoted pattern like 'part-*.parquet', or - for CSV from standard input.
-Sources of all kinds may be mixed.
+A SOURCE is a .npy file, or FILE:COLUMN, a column of a table. FILE:A,B,C is an array with one column
+for each name. A comma at the end, FILE:A, makes a single column two-dimensional. FILE is a
+.parquet, .pq, .csv or .tsv file (the last two also with .gz, .bz2 or .zst), a folder of parts, a
+quoted pattern like 'part-*.parquet', or - for CSV from standard input. Tables need pyarrow.
 
-Labels and logits have the same shape. Weights have that shape too or broadcast to it: (C,) beside
-(N, C) is one weight per class. The value is summed and printed in float64; output files have the
-dtype of the library's result and appear complete or not at all. The share of positives is the
-mean label of the elements whose weight is not 0.
+Labels and logits must have the same shape. Weights have that shape or broadcast to it: (C,) beside
+(N, C) is one weight per class. The value is summed and printed in float64. Output files have the
+dtype of the library's result, and appear together or not at all. The share of positives is the mean
+label of the elements whose weight is not 0.
 
-exit status: 0 success, 2 bad input or output or, with --strict, doubtful numbers (one line on
-stderr, nothing written), 130 interrupted
+exit status:
+  0    success, with or without warnings
+  2    bad arguments, bad input, an output that cannot be written or, with --strict, a warning
+  130  interrupted
 
 examples:
   logitloss labels.npy logits.npy --pos-weight 10
@@ -44,8 +45,8 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     argv = sys.argv[1:] if argv is None else argv
     parser = _Parser(
         prog="logitloss",
-        description="Weighted binary cross-entropy of logits in .npy, Parquet and CSV files, "
-        "in constant memory however large the files.",
+        description="Weighted binary cross-entropy of labels and logits in .npy, Parquet and "
+        "CSV files, in constant memory.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         # argparse's own --help passes over an output that cannot be written.
@@ -76,13 +77,13 @@ def _add_inputs(add: Callable[..., argparse.Action]) -> None:
         metavar="Q",
         type=_number_or_source,
         default=1.0,
-        help="weight of the positives: a number or a SOURCE (default: 1)",
+        help="the weight of positives: a number or a SOURCE (default: 1)",
     )
     add(
         "--weight",
         metavar="SOURCE",
         type=_weights,
-        help="weights of the elements; 0 masks an element whatever it holds",
+        help="the weight of each element; 0 masks an element, whatever it holds",
     )
 
 
@@ -91,42 +92,42 @@ def _add_results(add: Callable[..., argparse.Action]) -> None:
         "--reduction",
         choices=("mean", "sum", "weighted_mean", "none"),
         default="mean",
-        help="the value printed: the sum of the weighted losses (sum), divided by the number of "
+        help="which value to print: the sum of the weighted losses (sum), divided by the number of "
         "elements (mean, the default) or by the sum of the weights (weighted_mean); "
-        "none prints no value and needs --loss-out or --grad-out",
+        "none prints no value, and needs --loss-out or --grad-out",
     )
     add(
         "--loss-out",
         metavar="FILE",
         type=read_array_path,
-        help="write every element's weighted loss, whatever the reduction: as .npy, .parquet, .csv "
-        "or .tsv, told by the suffix",
+        help="write the weighted loss of every element, whatever the reduction; the suffix decides "
+        "the format: .npy, .parquet, .pq, .csv, .tsv, .csv.gz or .tsv.gz",
     )
     add(
         "--grad-out",
         metavar="FILE",
         type=read_array_path,
-        help="write the gradient of the value with respect to the logits, as --loss-out does "
-        "(none: of every element's own loss)",
+        help="write the gradient of the value with respect to the logits, in the same formats "
+        "(with --reduction none: of each element's own loss)",
     )
     add(
         "--per-class",
         action="store_true",
-        help="print the value of each class (index of the last axis, or column) as well",
+        help="also print the value of each class (index of the last axis, or column)",
     )
     add(
         "--by",
         metavar="SOURCE",
         type=read_source,
-        help="print the value of each group of rows as well: those with the same value in a column "
-        "of texts or numbers",
+        help="also print the value of each group of rows: those with the same text or number in "
+        "SOURCE",
     )
     add(
         "--plot",
         metavar="FILE",
         type=read_plot_path,
-        help="draw a calibration curve and a histogram of the losses of positives and negatives "
-        "(.png, .svg or .pdf; {class} in the name: a file for each class); needs matplotlib",
+        help="draw a calibration curve and a histogram of the losses, as .png, .svg or .pdf; "
+        "{class} in the name makes one file for each class; needs matplotlib",
     )
 
 
@@ -134,10 +135,10 @@ def _add_settings(add: Callable[..., argparse.Action]) -> None:
     add(
         "--strict",
         action="store_true",
-        help="fail, and write nothing, where a warning would be given: of labels outside 0 to 1, "
-        "negative weights, NaN, no elements",
+        help="treat warnings as errors: labels that are not between 0 and 1, negative weights, "
+        "NaN, no elements",
     )
-    add("--threads", metavar="N", type=int, help="number of threads")
+    add("--threads", metavar="N", type=int, help="the number of threads to compute with")
     add(
         "--json",
         action="store_true",
@@ -161,7 +162,7 @@ def _add_about(parser: "_Parser") -> None:
         metavar="SHELL",
         choices=("bash", "zsh", "tcsh"),
         const=lambda shell: _completion(parser, shell),
-        help="print a script that completes options and files in bash, zsh or tcsh, and exit; "
+        help="print a script that completes options and file names in bash, zsh or tcsh, and exit; "
         "needs shtab",
     )
     add(

@@ -153,7 +153,7 @@ def _set_threads(count: int) -> None:
     try:
         logitloss.set_num_threads(count)
     except ValueError as error:
-        raise ValueError(str(error).replace("`n`", "--threads")) from error
+        raise ValueError(str(error).replace("`n`", "--threads").rstrip(".")) from error
 
 
 def _losses(

@@ -187,8 +187,8 @@ class Columns:
             column = block[-1].start + others[0] if others else 0
             raise ValueError(
                 f"{self._table.name}: column {self.names[min(column, len(self.names) - 1)]!r} "
-                f"holds a null, the first in row {rows.start + row} (from 0); nulls have to be "
-                "filled or dropped before, or masked by a weight of 0"
+                f"holds a null, the first in row {rows.start + row} (from 0); fill nulls, drop "
+                "them, or mask them with a weight of 0"
             )
 
     def _spread(self, columns: list[Array], block: Block, dtype: Any) -> Array:
