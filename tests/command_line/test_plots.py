@@ -10,10 +10,10 @@ import pytest
 from commands import assert_one_line, files, save, save_pair
 
 import logitloss
-from logitloss._command_line import score
+from logitloss._command_line import plot as plots
+from logitloss._command_line.drawing import draw_calibration
 from logitloss._command_line.histograms import LOSS_EDGES, Histograms
 from logitloss._command_line.inputs import Part
-from logitloss._command_line.plot import draw_calibration
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Histograms, str, str]]:
         calls.append(arguments)
         return b"a picture"
 
-    monkeypatch.setattr(score, "draw", draw)
+    monkeypatch.setattr(plots, "draw", draw)
     return calls
 
 
@@ -276,7 +276,7 @@ def test_plot_that_fails_leaves_nothing_behind(run, monkeypatch):
         raise OSError(28, "No space left on device")
 
     save_pair()
-    monkeypatch.setattr(score, "draw", draw)
+    monkeypatch.setattr(plots, "draw", draw)
     result = run("labels.npy", "logits.npy", "--plot", "a.png", "--loss-out", "loss.npy")
     assert_one_line(result, "No space left")
     assert files() == {"labels.npy", "logits.npy"}

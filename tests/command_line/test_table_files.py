@@ -7,16 +7,18 @@ import gzip
 import io
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from commands import COMMAND, assert_one_line, assert_within_four_ulp, files, save
+from commands import COMMAND, assert_one_line, assert_within_four_ulp, files, posix_only, save
 
 import logitloss
 
@@ -207,6 +209,30 @@ def test_standard_input(tmp_path):
     )
     assert done.stderr == b""
     np.testing.assert_array_equal(np.load("loss.npy"), LOSS * LABELS)
+    assert os.listdir("spool") == []
+
+
+@posix_only
+def test_a_signal_while_standard_input_is_copied(tmp_path):
+    Path("spool").mkdir()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        [*COMMAND, "-:z", "-:x"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path / "spool")},
+    )
+    signal.signal(signal.SIGINT, handler)
+    try:
+        while process.poll() is None and not list(Path("spool").glob("*/*.csv")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, out, err) == (130, "", "logitloss: interrupted\n")
     assert os.listdir("spool") == []
 
 

@@ -57,11 +57,7 @@ class Inputs:
         self._tables: dict[Path, Table] = {}
         sources = (labels, logits, pos_weight, weight)
         values = [self._open(source) for source in sources]
-        given = [Given(*pair) for pair in zip(_NAMES, sources, values, strict=True)]
-        files = [one for one in given if isinstance(one.source, Source)]
-        check_shapes(files)
-        check_order([one for one in files if isinstance(one.value, Columns)])
-        self.dtype: np.dtype[Any] = _dtype_of_the_result(given)
+        self.dtype = _checked([Given(*one) for one in zip(_NAMES, sources, values, strict=True)])
         self.shape: tuple[int, ...] = values[1].shape
         self.size = math.prod(self.shape)
         named = [value.names for value in values[:2] if isinstance(value, Columns)]
@@ -72,16 +68,14 @@ class Inputs:
         self.logits: Value
         self.pos_weight: Value | float
         self.weight: Value | None
-        self.labels, self.logits, self.pos_weight, self.weight = map(self._spread, values)
+        spread = [self._spread(value) for value in values]
+        self.labels, self.logits, self.pos_weight, self.weight = spread
         # Rows of a table come in their own order.
-        by_row = whole_rows or bool(by and by.columns)
-        by_row = by_row or any(
-            isinstance(value, Columns)
-            for value in (self.labels, self.logits, self.pos_weight, self.weight)
-        )
-        self.fortran_order: bool = not by_row and values[1].fortran_order
+        has_rows = any(isinstance(value, Columns) for value in spread) or bool(by and by.columns)
+        self.fortran_order: bool = not (whole_rows or has_rows) and values[1].fortran_order
         orders = {file.fortran_order for file in self._files if file.has_an_order}
-        self._is_mixed = not whole_rows and len(orders | ({False} if by_row else set())) > 1
+        orders.update([False] if has_rows else [])
+        self._is_mixed = not whole_rows and len(orders) > 1
 
     def _open(self, source: Any) -> Any:
         if not isinstance(source, Source):
@@ -175,7 +169,11 @@ class Inputs:
         return value[(*block, ...) if isinstance(value, np.ndarray) else block]
 
 
-def _dtype_of_the_result(given: list[Given]) -> np.dtype[Any]:
+def _checked(given: list[Given]) -> np.dtype[Any]:
+    """The dtype of the result, if the arguments fit together."""
+    files = [one for one in given if isinstance(one.source, Source)]
+    check_shapes(files)
+    check_order([one for one in files if isinstance(one.value, Columns)])
     # Files are checked as if they were in memory.
     stand_ins = {one.name: getattr(one.value, "stand_in", one.value) for one in given}
     try:

@@ -1,15 +1,14 @@
-"""The plot of the command line: are the logits calibrated, and who bears the loss?"""
+"""The plots that are asked for: what each counts, its file and its title."""
 
-import io
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from logitloss._command_line.blocks import Array
-from logitloss._command_line.histograms import LOSS_EDGES, Histograms
-
-_COLORS = ("tab:blue", "tab:orange")
+from logitloss._command_line.drawing import draw
+from logitloss._command_line.files import Output
+from logitloss._command_line.histograms import Histograms, HistogramsOfClass
+from logitloss._command_line.inputs import Inputs
+from logitloss._command_line.outputs import is_path_of_each_class, path_of_class, plot_output
 
 
 def require_matplotlib() -> None:
@@ -19,113 +18,44 @@ def require_matplotlib() -> None:
         raise ValueError("--plot needs matplotlib: pip install 'logitloss[plot]'") from error
 
 
-def title(sources: Mapping[str, Any], reduction: str, row: Mapping[str, Any]) -> str:
-    """What was scored, how, and what came of it; `row` is that of a report."""
+class Plot(NamedTuple):
+    """A plot of one class, or of all elements if there is no index."""
+
+    histograms: Histograms
+    output: Output
+    class_index: int | None
+
+    def draw(self, sources: Mapping[str, Any], reduction: str, row: Mapping[str, Any]) -> None:
+        """Write the picture. `row` is the row of a report on the same elements."""
+        title = _title(sources, reduction, row)
+        self.output.write(draw(self.histograms, title, self.output.path.suffix))
+
+
+def open_plots(path: Path, inputs: Inputs) -> Iterator[Plot]:
+    if not is_path_of_each_class(path):
+        yield Plot(Histograms(), plot_output(path, inputs), None)
+        return
+    if len(inputs.shape) < 2:
+        raise ValueError(f"{path}: a plot of each class needs rows of classes")
+    for index, name in enumerate(inputs.class_names):
+        output = plot_output(path_of_class(path, name), inputs)
+        yield Plot(HistogramsOfClass(index), output, index)
+
+
+def _title(sources: Mapping[str, Any], reduction: str, row: Mapping[str, Any]) -> str:
+    """What was scored, how, and what came of it."""
     pos_weight, weight = sources["pos_weight"], sources["weight"]
-    lines = [
-        f"{_short(sources['labels'])} and {_short(sources['logits'])}",
-        f"pos_weight {f'{pos_weight:g}' if isinstance(pos_weight, float) else _short(pos_weight)}",
-    ]
-    if weight is not None:
-        lines[1] += f", weight {_short(weight)}"
-    lines[1] += f": {row['elements']:,} elements, {reduction} of the loss {row['value']:.6g}"
+    scored = f"{_short(sources['labels'])} and {_short(sources['logits'])}"
     if "class" in row:
-        lines[0] += f", class {_short(row['class'])}"
-    return "\n".join(lines)
+        scored += f", class {_short(row['class'])}"
+    how = f"pos_weight {f'{pos_weight:g}' if isinstance(pos_weight, float) else _short(pos_weight)}"
+    if weight is not None:
+        how += f", weight {_short(weight)}"
+    result = f"{row['elements']:,} elements, {reduction} of the loss {row['value']:.6g}"
+    return f"{scored}\n{how}: {result}"
 
 
 def _short(name: object) -> str:
     """The end of a long name, which says more than its beginning."""
     text = str(name)
     return text if len(text) <= 40 else f"…{text[-39:]}"
-
-
-def draw(histograms: Histograms, title: str, suffix: str) -> bytes:
-    """A picture, as the content of a file with this suffix."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    # A name may hold what would be taken for mathematics.
-    figure.suptitle(title, fontsize="medium", parse_math=False)
-    calibration, losses = figure.subplots(1, 2)
-    draw_calibration(calibration, histograms)
-    draw_losses(losses, histograms)
-    file = io.BytesIO()
-    figure.savefig(file, format=suffix.lstrip(".").lower(), dpi=150)
-    return file.getvalue()
-
-
-def draw_calibration(axes: Any, counts: Histograms) -> None:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        predicted = counts.predicted / counts.weights
-        observed = counts.observed / counts.weights
-        # As many equal weights would say as much (Kish).
-        count = counts.weights**2 / counts.squared_weights
-        error = np.sqrt(observed * (1 - observed) / count)
-    axes.set(
-        xscale="logit",
-        yscale="logit",
-        title="Calibration",
-        xlabel="predicted probability, sigmoid(logit)",
-        ylabel="share of positives",
-    )
-    used = counts.weights != 0
-    # Shares of 0 and 1 have no place on these axes, and go to their edges.
-    low, high = _ends(predicted[used], observed[used])
-    axes.plot([low, high], [low, high], color="gray", linestyle="--", label="calibrated")
-    shown = used & (observed > 0) & (observed < 1)
-    if shown.any():
-        axes.errorbar(
-            np.clip(predicted[shown], low, high),
-            observed[shown],
-            np.minimum(error, [observed * 0.9, (1 - observed) * 0.9])[:, shown],
-            None,
-            "o-",
-            capsize=2,
-            label="elements by logit, ± standard error",
-        )
-    for share, edge, marker in ((0, low, "v"), (1, high, "^")):
-        alike = used & ((observed <= 0) if share == 0 else (observed >= 1))
-        if alike.any():
-            axes.plot(
-                *(np.clip(predicted[alike], low, high), np.full(np.count_nonzero(alike), edge)),
-                marker,
-                color="tab:blue",
-                fillstyle="none",
-                clip_on=False,
-                label=f"elements by logit, {'all positive' if share else 'no positives'}",
-            )
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.get_major_locator().set_params(nbins=7)
-        axis.set_major_formatter(lambda share, _: _share(share))
-        axis.set_minor_formatter(lambda share, _: "")
-    axes.set(xlim=(low, high), ylim=(low, high))
-    axes.legend()
-
-
-def _share(share: float) -> str:
-    return f"{share:g}" if share < 0.9999 else f"1 - {1 - share:.0e}"
-
-
-def _ends(*shares: Array) -> tuple[float, float]:
-    """The ends of the axes, a little beyond all shares but 0 and 1."""
-    inside = np.concatenate([*(share[(share > 0) & (share < 1)] for share in shares), [0.1, 0.9]])
-    return float(np.min(inside) / 2), float(1 - (1 - np.max(inside)) / 2)
-
-
-def draw_losses(axes: Any, counts: Histograms) -> None:
-    total = np.sum(counts.loss)
-    for row, name in enumerate(("negatives", "positives")):
-        count = np.sum(counts.elements[row])
-        label = f"{count:,.0f} {name}"
-        if 0 < total < np.inf:
-            label += f", {counts.loss[row] / total:.0%} of the loss"
-        shares = counts.elements[row] / max(count, 1)
-        axes.stairs(shares, LOSS_EDGES, color=_COLORS[row], label=label, fill=True, alpha=0.5)
-    used = np.flatnonzero(np.sum(counts.elements, axis=0))
-    if used.size:
-        # A little more, so that a single bin does not look like the background.
-        last = len(LOSS_EDGES) - 1
-        axes.set_xlim(LOSS_EDGES[max(used[0] - 2, 0)], LOSS_EDGES[min(used[-1] + 3, last)])
-    axes.set(xscale="log", title="Losses", xlabel="weighted loss", ylabel="share of the class")
-    axes.legend()

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,18 +16,10 @@ import numpy as np
 import logitloss
 from logitloss._command_line.blocks import Array
 from logitloss._command_line.doubts import Doubts
-from logitloss._command_line.files import Output, published_together
-from logitloss._command_line.histograms import Histograms, HistogramsOfClass
+from logitloss._command_line.files import published_together
 from logitloss._command_line.inputs import Inputs, Part
-from logitloss._command_line.outputs import (
-    ArrayOutput,
-    array_output,
-    is_path_of_each_class,
-    is_table,
-    path_of_class,
-    plot_output,
-)
-from logitloss._command_line.plot import draw, require_matplotlib, title
+from logitloss._command_line.outputs import ArrayOutput, array_output, is_table
+from logitloss._command_line.plot import Plot, open_plots, require_matplotlib
 from logitloss._command_line.progress import progress
 from logitloss._command_line.tallies import Overall, PerClass, PerGroup
 
@@ -55,10 +46,10 @@ def _score(options: argparse.Namespace, open_files: ExitStack) -> tuple[dict[str
     inputs = _open_inputs(options, open_files)
     loss_out = array_output(options.loss_out, "loss", inputs)
     grad_out = array_output(options.grad_out, "gradient", inputs)
-    plots = [] if options.plot is None else list(_plots(options.plot, inputs))
+    plots = [] if options.plot is None else list(open_plots(options.plot, inputs))
     tallies = _Tallies(
         Overall(inputs),
-        PerClass(inputs) if options.per_class or _are_by_class(plots) else None,
+        PerClass(inputs) if options.per_class or _are_of_classes(plots) else None,
         None if inputs.groups is None else PerGroup(inputs.groups, inputs.dtype),
     )
     doubts = Doubts(inputs, vars(options))
@@ -98,6 +89,20 @@ class _Tallies(NamedTuple):
     per_group: PerGroup | None
 
 
+def _are_of_classes(plots: list[Plot]) -> bool:
+    return any(plot.class_index is not None for plot in plots)
+
+
+def _draw(plots: list[Plot], options: argparse.Namespace, tallies: _Tallies) -> None:
+    # A plot without a value would leave open what was scored.
+    reduction = "mean" if options.reduction == "none" else options.reduction
+    rows = [] if tallies.per_class is None else tallies.per_class.report(reduction)
+    overall = tallies.overall.report(reduction)
+    for plot in plots:
+        row = overall if plot.class_index is None else rows[plot.class_index]
+        plot.draw(vars(options), reduction, row)
+
+
 def _refuse_doubts(options: argparse.Namespace, doubts: Doubts) -> None:
     if options.strict and doubts.messages():
         raise ValueError("; ".join(doubts.messages()))
@@ -115,38 +120,6 @@ def _tables(options: argparse.Namespace, tallies: _Tallies) -> dict[str, Any]:
     if tallies.per_group is not None:
         tables["groups"] = tallies.per_group.report(options.reduction)
     return tables
-
-
-class _Plot(NamedTuple):
-    histograms: Histograms
-    output: Output
-    class_index: int | None
-
-
-def _are_by_class(plots: list[_Plot]) -> bool:
-    return any(plot.class_index is not None for plot in plots)
-
-
-def _plots(path: Path, inputs: Inputs) -> Iterator[_Plot]:
-    if not is_path_of_each_class(path):
-        yield _Plot(Histograms(), plot_output(path, inputs), None)
-        return
-    if len(inputs.shape) < 2:
-        raise ValueError(f"{path}: a plot of each class needs rows of classes")
-    for index, name in enumerate(inputs.class_names):
-        output = plot_output(path_of_class(path, name), inputs)
-        yield _Plot(HistogramsOfClass(index), output, index)
-
-
-def _draw(plots: list[_Plot], options: argparse.Namespace, tallies: _Tallies) -> None:
-    # A plot without a value would leave open what was scored.
-    reduction = "mean" if options.reduction == "none" else options.reduction
-    rows = [] if tallies.per_class is None else tallies.per_class.report(reduction)
-    overall = tallies.overall.report(reduction)
-    for plot in plots:
-        row = overall if plot.class_index is None else rows[plot.class_index]
-        heading = title(vars(options), reduction, row)
-        plot.output.write(draw(plot.histograms, heading, plot.output.path.suffix))
 
 
 def _set_threads(count: int) -> None:

@@ -90,6 +90,8 @@ def files_of(table: Path) -> list[Path]:
     if found and not files:
         raise ValueError(f"{table}: it holds no table")
     for file in files:
+        if table_format(file) is None:
+            raise ValueError(f"{file}: its suffix is not that of a table")
         if table_format(file) != table_format(files[0]):
             raise ValueError(f"{table}: {files[0].name} and {file.name} have different suffixes")
     return files or [table]

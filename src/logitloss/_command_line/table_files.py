@@ -38,8 +38,7 @@ class TableFile(Protocol):
 
 def open_table_file(path: Path) -> TableFile:
     form = table_format(path)
-    if form is None:
-        raise ValueError("its suffix is not that of a table")
+    assert form is not None
     return TextFile(path, form.delimiter, form.codec) if form.delimiter else ParquetFile(path)
 
 
