@@ -34,9 +34,14 @@ class Groups:
             yield np.unique(self._values[(rows,)], return_inverse=True)
 
     def _of(self, values: Iterable[Any], places: Array) -> Array:
-        numbers = [self._numbers.setdefault(_name(value), len(self._numbers)) for value in values]
-        if len(self._numbers) > MOST_GROUPS:
-            raise ValueError(f"{self._source}: --by takes at most {MOST_GROUPS:,} different values")
+        numbers = []
+        for value in values:
+            numbers.append(self._numbers.setdefault(_name(value), len(self._numbers)))
+            # Asked for each, because a column of numbers may hold a million values in a block.
+            if len(self._numbers) > MOST_GROUPS:
+                raise ValueError(
+                    f"{self._source}: --by takes at most {MOST_GROUPS:,} different values"
+                )
         self.names = list(self._numbers)
         return np.array(numbers, np.intp)[places]
 
