@@ -186,14 +186,45 @@ def test_a_header_longer_than_what_is_parsed_at_a_time(report):
     assert got["value"] == pytest.approx(math.log(2), rel=1e-15)
 
 
-def test_a_quote_left_open(run, monkeypatch):
+@pytest.mark.parametrize("rows_after", [1, 10, 1_000_000])
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv.gz"])
+def test_a_quote_left_open(run, rows_after, name):
+    """pyarrow takes what follows for a long field, and the rows would be missing."""
+    text = 'z,x,text\n1,0,"no end\n' + "1,0,a\n" * rows_after
+    content = text.replace(",", "\t" if ".tsv" in name else ",").encode()
+    Path(name).write_bytes(gzip.compress(content, 1) if name.endswith("gz") else content)
+    assert_one_line(run(f"{name}:z", f"{name}:x"), f"{name}: a quote is left open")
+
+
+def test_a_row_longer_than_blocks_may_be(run, monkeypatch):
     from logitloss._command_line import table_files
 
-    Path("t.csv").write_text('z,x,text\n1,0,"no end\n' + "1,0,a\n" * 2_000_000)
-    assert_one_line(run("t.csv:z", "t.csv:x"), "t.csv: a quote is left open")
-    monkeypatch.setattr(table_files, "_MOST_BLOCK_BYTES", 2**22)
     monkeypatch.setattr(table_files, "_BLOCK_BYTES", 2**19)
+    monkeypatch.setattr(table_files, "_MOST_BLOCK_BYTES", 2**22)
+    Path("t.csv").write_text('z,x,text\n1,0,"' + "long " * 4_000_000 + '"\n')
     assert_one_line(run("t.csv:z", "t.csv:x"), "t.csv: a row takes more than 4 MiB", "quote")
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r", "\n\n"])
+@pytest.mark.parametrize("last", ["0,1,a", '0,1,5" disk', '0,1,"5"" disk"', '0,1,"', "0,1,"])
+def test_how_a_file_may_end(run, report, end, last):
+    Path("t.csv").write_bytes(f"z,x,text\n1,2,b\n{last}{end}".encode())
+    if last.endswith(',"'):
+        assert_one_line(run("t.csv:z", "t.csv:x"), "t.csv: a quote is left open")
+    else:
+        assert report("t.csv:z", "t.csv:x")["elements"] == 2
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_header_alone(report, end):
+    Path("t.csv").write_text(f"z,x{end}")
+    warning = "t.csv:x: no elements, its shape is (0,)"
+    assert report("t.csv:z", "t.csv:x", warning=warning)["elements"] == 0
+
+
+def test_columns_of_one_name_that_are_not_asked_for(report):
+    Path("t.csv").write_text("a,a,z,x\n1,2,1,0\n")
+    assert report("t.csv:z", "t.csv:x")["elements"] == 1
 
 
 def test_standard_input(tmp_path):

@@ -23,14 +23,18 @@ _BLOCK_BYTES = 2**20
 _MOST_BLOCK_BYTES = 2**26
 
 
+# Put after a text file when its rows are counted: where a quote was left open, it is not found.
+_LAST_ROW = "the end that logitloss looks for"
+
+
 class TableFile(Protocol):
     names: list[str]
 
     def kind(self, name: str) -> Any:
         """The pyarrow type that a column is read as."""
 
-    def count(self) -> int:
-        """The number of rows. It is asked for before any batch."""
+    def count(self, name: str) -> int:
+        """The number of rows, which a column of this name has. No batch is asked for before."""
 
     def batches(self, kinds: dict[str, Any]) -> Iterator[Any]:
         """Record batches of these columns, as these types where the file does not say."""
@@ -62,7 +66,7 @@ class ParquetFile:
     def kind(self, name: str) -> Any:
         return self._schema.field(name).type
 
-    def count(self) -> int:
+    def count(self, name: str) -> int:
         return self._count
 
     def batches(self, kinds: dict[str, Any]) -> Iterator[Any]:
@@ -79,13 +83,14 @@ class TextFile:
         self._codec = codec
         self._block_bytes = _BLOCK_BYTES
         self._skips_empty_lines = True
+        self._length = 0
         # The types are those of the first block.
-        self._schema = self._in_blocks_that_hold_a_row(lambda: self._open().schema)
+        self._schema = self._in_blocks_that_hold_a_row(lambda: self._open(self._completed()).schema)
         if len(self._schema) == 1:
             # An empty line is a null here. If it were skipped, every row after it would move up,
             # and face another row of the file beside this one.
             self._skips_empty_lines = False
-            self._schema = self._open().schema
+            self._schema = self._open(self._completed()).schema
         self.names: list[str] = self._schema.names
         if self.names == [""]:
             raise ValueError("the first line must name the columns; got an empty line")
@@ -99,21 +104,27 @@ class TextFile:
         is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_null(kind)
         return pyarrow.float64() if is_number else kind
 
-    def count(self) -> int:
+    def count(self, name: str) -> int:
+        self._length = self._in_blocks_that_hold_a_row(lambda: self._count(name))
+        return self._length
+
+    def _count(self, name: str) -> int:
         import pyarrow
 
-        def count() -> int:
-            # Whatever the first column holds, it can be read as this.
-            return sum(map(len, self.batches({self.names[0]: pyarrow.binary()})))
-
-        length = self._in_blocks_that_hold_a_row(count)
-        if self._block_bytes > _BLOCK_BYTES and self._has_an_odd_quote():
-            # pyarrow takes the rest of the file for one long field.
+        length, last = 0, None
+        row = self._delimiter.join([_LAST_ROW] * len(self.names)) + "\n"
+        # Any column can be read as this.
+        for batch in self._open(self._completed(row), {name: pyarrow.binary()}):
+            if len(batch):
+                length, last = length + len(batch), batch.column(0)[-1].as_py()
+        if last != _LAST_ROW.encode():
+            # pyarrow takes the rest of the file for one long field, and says nothing.
             raise ValueError("a quote is left open")
-        return length
+        return length - 1
 
     def batches(self, kinds: dict[str, Any]) -> Iterator[Any]:
-        return iter(self._open(include_columns=list(kinds), column_types=kinds))
+        # pyarrow cannot read a header that does not end.
+        return iter(self._open(self._stream(), kinds)) if self._length else iter(())
 
     def _stream(self) -> Any:
         import pyarrow
@@ -121,18 +132,17 @@ class TextFile:
         # Left to itself, pyarrow knows compressed files by suffixes in small letters only.
         return pyarrow.input_stream(str(self._path), compression=self._codec)
 
-    def _has_an_odd_quote(self) -> bool:
-        stream = self._stream()
-        quotes: int = 0
-        while part := stream.read(_BLOCK_BYTES):
-            quotes += part.count(b'"')
-        return bool(quotes % 2)
+    def _completed(self, row: str = "") -> Any:
+        import pyarrow
 
-    def _open(self, **conversions: Any) -> Any:
+        return pyarrow.PythonFile(_Completed(self._stream(), row.encode()), "r")
+
+    def _open(self, stream: Any, kinds: dict[str, Any] | None = None) -> Any:
         from pyarrow import csv
 
+        conversions = {} if kinds is None else {"include_columns": [*kinds], "column_types": kinds}
         return csv.open_csv(
-            self._stream(),
+            stream,
             read_options=csv.ReadOptions(block_size=self._block_bytes),
             parse_options=csv.ParseOptions(
                 delimiter=self._delimiter,
@@ -161,3 +171,43 @@ class TextFile:
                         "is a quote left open?"
                     ) from error
                 self._block_bytes *= 8
+
+
+class _Completed:
+    """A text whose last line ends, and a row after it, as a file of Python's for pyarrow."""
+
+    closed = False
+
+    def __init__(self, stream: Any, row: bytes = b"") -> None:
+        self._stream = stream
+        self._row = row
+        self._last = b""
+        self._rest: bytes | None = None
+
+    def read(self, size: int) -> bytes:
+        # Never less than was asked for, because pyarrow wants a whole header at once.
+        pieces: list[bytes] = []
+        while size > 0 and (piece := self._next(size)):
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+    def _next(self, size: int) -> bytes:
+        if self._rest is None:
+            piece: bytes = self._stream.read(size)
+            if piece:
+                self._last = piece[-1:]
+                return piece
+            # A text of nothing stays one.
+            self._rest = self._row if self._last in (b"", b"\n", b"\r") else b"\n" + self._row
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        return piece
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.closed = True

@@ -58,7 +58,7 @@ class Table:
         length = 0
         for path, file in zip(self.paths, self._files, strict=True):
             with self._errors_name(path):
-                length += file.count()
+                length += file.count(next(iter(self._used)))
         return length
 
     def columns(self, text: str) -> "Columns":
