@@ -266,6 +266,7 @@ def test_a_null_in_a_file_of_one_column(run, rows, null, end):
     save("logits.npy", np.zeros(len(rows)))
     result = run("labels.csv:z", "logits.npy", "--loss-out", "loss.npy")
     assert_one_line(result, "labels.csv", "'z'", "null", f"row {rows.index(None)} ")
+    assert_one_line(result, "in a file of one column an empty line is a null\n")
     assert files() == {"labels.csv", "logits.npy"}
 
 
@@ -297,7 +298,7 @@ def test_a_null_late_in_the_file(small_blocks, tables, run):
     save("labels.npy", np.zeros(31))
     for name in ("table.csv", "table.parquet"):
         result = run("labels.npy", f"{name}:x", "--loss-out", "loss.npy")
-        assert_one_line(result, name, "null", "row 30")
+        assert_one_line(result, name, "null", "row 30", "with a weight of 0\n")
     assert files() == {"labels.npy", "table.csv", "table.parquet"}
 
 

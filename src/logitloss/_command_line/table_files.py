@@ -29,6 +29,7 @@ _LAST_ROW = "the end that logitloss looks for"
 
 class TableFile(Protocol):
     names: list[str]
+    empty_lines_are_nulls: bool
 
     def kind(self, name: str) -> Any:
         """The pyarrow type that a column is read as."""
@@ -47,6 +48,8 @@ def open_table_file(path: Path) -> TableFile:
 
 
 class ParquetFile:
+    empty_lines_are_nulls = False
+
     def __init__(self, path: Path) -> None:
         self._path = path
         file = self._open()
@@ -82,14 +85,14 @@ class TextFile:
         self._delimiter = delimiter
         self._codec = codec
         self._block_bytes = _BLOCK_BYTES
-        self._skips_empty_lines = True
+        self.empty_lines_are_nulls = False
         self._length = 0
         # The types are those of the first block.
         self._schema = self._in_blocks_that_hold_a_row(lambda: self._open(self._completed()).schema)
         if len(self._schema) == 1:
-            # An empty line is a null here. If it were skipped, every row after it would move up,
-            # and face another row of the file beside this one.
-            self._skips_empty_lines = False
+            # If an empty line were skipped, every row after it would move up, and face another row
+            # of the file beside this one.
+            self.empty_lines_are_nulls = True
             self._schema = self._open(self._completed()).schema
         self.names: list[str] = self._schema.names
         if self.names == [""]:
@@ -148,7 +151,7 @@ class TextFile:
                 delimiter=self._delimiter,
                 # Texts in other columns may hold them.
                 newlines_in_values=True,
-                ignore_empty_lines=self._skips_empty_lines,
+                ignore_empty_lines=not self.empty_lines_are_nulls,
             ),
             convert_options=csv.ConvertOptions(null_values=_NULLS, **conversions),
         )

@@ -89,6 +89,11 @@ class Table:
                 dtypes.append(_dtype(name, file.kind(name)))
         return np.result_type(*dtypes)
 
+    def hint_of_nulls(self) -> str:
+        if any(file.empty_lines_are_nulls for file in self._files):
+            return "; in a file of one column an empty line is a null"
+        return ""
+
     def _rewind(self) -> None:
         self._batches: Iterator[Any] | None = None
         self._rest: Any = None
@@ -188,7 +193,7 @@ class Columns:
             raise ValueError(
                 f"{self._table.name}: column {self.names[min(column, len(self.names) - 1)]!r} "
                 f"holds a null, the first in row {rows.start + row} (from 0); fill nulls, drop "
-                "them, or mask them with a weight of 0"
+                f"them, or mask them with a weight of 0{self._table.hint_of_nulls()}"
             )
 
     def _spread(self, columns: list[Array], block: Block, dtype: Any) -> Array:
