@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from commands import (
 )
 
 import logitloss
+from logitloss._command_line.table_outputs import TableOutput
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra `tables`")
 csv, parquet = pytest.importorskip("pyarrow.csv"), pytest.importorskip("pyarrow.parquet")
@@ -68,7 +70,15 @@ def test_blocks_narrower_than_a_row(monkeypatch, report, block, orders):
     labels, logits = save_pair((7, 4))
     save("labels.npy", labels.copy(orders[0]))
     save("logits.npy", logits.copy(orders[1]))
+    rows = []
+    write_rows = TableOutput._write_rows
+    monkeypatch.setattr(
+        *(TableOutput, "_write_rows"),
+        lambda self, values: (rows.append(len(values)), write_rows(self, values)),
+    )
     report("labels.npy", "logits.npy", "--loss-out", "loss.parquet", "--grad-out", "grad.npy")
+    # More would have to be kept in memory.
+    assert rows == [1] * 7
     value, gradient = logitloss.value_and_grad(labels, logits)
     np.testing.assert_array_equal(columns("loss.parquet", "f4"), value)
     assert_within_four_ulp(np.load("grad.npy"), (gradient / np.float64(28)).astype("f4"))
@@ -149,6 +159,29 @@ def test_tables_appear_together_or_not_at_all(small_blocks, run, monkeypatch):
     assert run("labels.npy", "logits.npy", *options) == (130, "", "logitloss: interrupted\n")
     assert {name: Path(name).read_bytes() for name in earlier} == earlier
     assert files() == {"labels.npy", "logits.npy", *earlier}
+
+
+@pytest.mark.parametrize("name", ["loss.parquet", "loss.csv", "loss.csv.gz"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_writers_that_are_not_finished_keep_quiet(small_blocks, run, monkeypatch, name, error):
+    """Some would go on to write when they are collected."""
+    complaints = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    written = []
+    write_rows = TableOutput._write_rows
+
+    def fail(self, values):
+        write_rows(self, values)
+        written.append(None)
+        if len(written) == 3:
+            raise error(28, "No space left on device")
+
+    monkeypatch.setattr(TableOutput, "_write_rows", fail)
+    save_pair((30,))
+    assert run("labels.npy", "logits.npy", "--loss-out", name)[0] in (2, 130)
+    gc.collect()
+    assert complaints == []
+    assert files() == {"labels.npy", "logits.npy"}
 
 
 @posix_only

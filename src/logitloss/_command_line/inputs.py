@@ -75,6 +75,7 @@ class Inputs:
         self.fortran_order: bool = not (whole_rows or has_rows) and values[1].fortran_order
         orders = {file.fortran_order for file in self._files if file.has_an_order}
         orders.update([False] if has_rows else [])
+        # Blocks that are wide both ways would have to be kept until their rows are whole.
         self._is_mixed = not whole_rows and len(orders) > 1
 
     def _open(self, source: Any) -> Any:

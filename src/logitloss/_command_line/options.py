@@ -51,8 +51,6 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         # argparse's own --help passes over an output that cannot be written.
         add_help=False,
-        # With a new option an abbreviation could come to mean something else.
-        allow_abbrev=False,
     )
     _add_inputs(parser.add_argument)
     _add_results(parser.add_argument)
@@ -199,7 +197,8 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_args([f" {text}" if text.startswith("-:") else text for text in argv])
 
     def _refuse_unknown_options(self, argv: Sequence[str]) -> None:
-        # Before argparse does so, because it counts the value of such an option as a source.
+        # Before argparse does so, because it counts the value of such an option as a source, and
+        # takes abbreviations, which could come to mean something else with a new option.
         known = [name for action in self.actions for name in action.option_strings]
         for text in itertools.takewhile(lambda text: text != "--", argv):
             name = text.partition("=")[0]

@@ -4,7 +4,6 @@ They are written from the first row to the last, so that blocks have to come in 
 """
 
 import gzip
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +86,7 @@ class TableOutput(Output):
         super().complete()
 
     def discard(self) -> None:
-        # It writes what is left, which fails on a full disk. Left open it would try that once more
-        # when it is collected.
-        with suppress(OSError):
-            if self._writer is not None:
-                self._writer.close()
-        self._writer = None
+        if self._form.delimiter is None and self._writer is not None:
+            # Otherwise it writes to the closed file when it is collected, and complains.
+            self._writer.is_open = False
         super().discard()
