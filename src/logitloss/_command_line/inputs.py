@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from logitloss._arguments import parse as check_arguments
+from logitloss._call import LOSS, check
 from logitloss._command_line.agreement import Given, check_groups, check_order, check_shapes
 from logitloss._command_line.blocks import Array, Block, blocks
 from logitloss._command_line.groups import Groups
@@ -178,7 +178,7 @@ def _checked(given: list[Given]) -> np.dtype[Any]:
     # Files are checked as if they were in memory.
     stand_ins = {one.name: getattr(one.value, "stand_in", one.value) for one in given}
     try:
-        dtype: np.dtype[Any] = check_arguments(**stand_ins).dtype
+        dtype: np.dtype[Any] = check(LOSS, **stand_ins).dtype
     except (TypeError, ValueError) as error:
         # The library knows arguments, and here they are files.
         named = re.match(r"`(\w+)`", str(error))
