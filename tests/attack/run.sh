@@ -46,7 +46,7 @@ build() { # compiler, output, flags
         -c "$sources/blocks.c" -o "${objects[-1]}"
     done
   done
-  "$compiler" "${common[@]}" "$@" "${objects[@]}" "$sources/careful.c" \
+  "$compiler" "${common[@]}" "$@" "${objects[@]}" "$sources/careful.c" "$sources/task.c" \
     tests/attack/fuzz_kernel.c -lm -o "$output"
 }
 
@@ -107,7 +107,7 @@ memcheck() {
   # What the interpreter does by itself is not ours to judge: only what a call of the kernel leads to.
   (cd "$work" && PYTHONPATH=src PYTHONMALLOC=malloc valgrind --log-file=valgrind.log --num-callers=40 \
     "$python" -m pytest -q --no-header -p no:cacheprovider -k "not past_the_end" tests/test_numpy.py tests/test_out.py)
-  if grep -qE 'kernel\.(pyx|cpython)|(blocks|careful)\.c' "$work/valgrind.log"; then
+  if grep -qE 'kernel\.(pyx|cpython)|(blocks|careful|task)\.c' "$work/valgrind.log"; then
     cat "$work/valgrind.log"
     exit 1
   fi
