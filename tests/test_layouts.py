@@ -379,3 +379,54 @@ def test_interleaved_memory_is_not_copied() -> None:
     weighted(labels, memory[:, 0], 2.5, out=out)
     np.testing.assert_array_equal(out, expected)
     np.testing.assert_array_equal(memory[:, 0], logits)
+
+
+@pytest.mark.parametrize("tiny", [1e-50, -1e-50, 5e-324])
+def test_half_precision_beside_a_double_below_every_float(tiny: float) -> None:
+    labels, logits = np.ones(3, np.float16), np.arange(3, dtype=np.float16)
+    for pos_weight in (tiny, np.array([tiny, tiny, 0])):
+        np.testing.assert_array_equal(weighted(labels, logits, pos_weight), [0, 0, 0])
+
+
+def test_coefficients_are_rounded_to_half_precision_wherever_they_lie() -> None:
+    logits = np.linspace(-3, 3, 64).astype(np.float16)
+    labels = np.zeros_like(logits)
+    exact = np.full(64, 1 + 2**-11 + 2**-12, np.float32)
+    expected = weighted(labels, logits, 1.0, weight=exact.astype(np.float16))
+    for weight in (exact, np.repeat(exact, 2)[::2], exact[:1], exact.astype(np.float64)):
+        np.testing.assert_array_equal(weighted(labels, logits, 1.0, weight=weight), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_one_coefficient_is_rounded_like_many(dtype: str) -> None:
+    """Once, not by way of float64."""
+    logits = np.linspace(-3, 3, 5).astype(dtype)
+    weight = np.full(5, 2**60 + 2**36 + 1)
+    many = weighted(np.zeros_like(logits), logits, 1.0, weight=weight)
+    one = weighted(np.zeros_like(logits), logits, 1.0, weight=weight[:1])
+    np.testing.assert_array_equal(one, many)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_weight_next_to_nothing_is_not_nothing(dtype: str) -> None:
+    """Its products with the label's parts are zero, but not with those of the loss."""
+    tiny = np.finfo(dtype).smallest_subnormal
+    labels, logits = np.full(20, 0.625, dtype), np.full(20, 16, dtype)
+    loss = weighted(labels, logits, 0.5, weight=np.full(20, tiny))
+    # 16 * 0.375, and next to nothing for the positive part.
+    np.testing.assert_array_equal(loss, 6 * tiny)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bits_do_not_depend_on_neighbours(dtype: str) -> None:
+    """Not even where a product of coefficients leaves the normal numbers."""
+    tiny = np.finfo(dtype).smallest_subnormal
+    rng = np.random.default_rng(0)
+    labels, logits = rng.random(200).astype(dtype), rng.uniform(-3, 3, 200).astype(dtype)
+    weight = rng.random(200).astype(dtype)
+    alone = logitloss.value_and_grad(labels, logits, np.full(200, tiny), weight=weight)
+    # What cannot be told from the greatest and the least of a block is looked at singly.
+    labels[::2], logits[::2] = -1, 1e4
+    beside = logitloss.value_and_grad(labels, logits, np.full(200, tiny), weight=weight)
+    for first, second in zip(alone, beside, strict=True):
+        np.testing.assert_array_equal(first[1::2], second[1::2])
