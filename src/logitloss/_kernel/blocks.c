@@ -173,7 +173,7 @@ INLINE void second_pass(const terms *restrict from, pair factor, REAL *restrict 
 /* Elements that the passes get wrong, because a product of coefficients leaves the
  * normal numbers although the result need not, or their sum the range that logistic.h
  * is made for.  They hardly ever occur: careful.c does them singly. */
-INLINE int needs_care(REAL q, REAL z, REAL w, REAL x)
+INLINE int is_at_limits(REAL q, REAL z, REAL w)
 {
     const REAL product = FABS(q * z);
     const REAL positive = FABS(w) * product, negative = FABS(w * (1 - z)), sum = positive + negative;
@@ -183,12 +183,7 @@ INLINE int needs_care(REAL q, REAL z, REAL w, REAL x)
     const int negative_underflows = (negative < REAL_MIN) & (z != 1);
     /* NaN, too, which may come of an infinite factor beside a zero. */
     const int is_out_of_range = (!(sum <= SUM_MAX)) | ((sum < SUM_MIN) & (sum != 0));
-    /* What may_need_care would pass in a block of its like it must not get beside others: bits
-     * do not depend on neighbours. */
-    const REAL coefficient = FABS(w * (1 - z) + w * (q * z));
-    const int is_ordinary = (1 - z >= 0) & (1 - z <= 1) & (FABS(x) <= ORDINARY_LOGIT)
-                            & (coefficient >= SUM_MIN) & (coefficient <= SUM_MAX);
-    return (w != 0) & !is_ordinary & (positive_underflows | negative_underflows | is_out_of_range);
+    return (w != 0) & (positive_underflows | negative_underflows | is_out_of_range);
 }
 
 /* Whether any of the block's elements may need it; never says no to one.  Mostly this is
@@ -206,8 +201,18 @@ INLINE int may_need_care(inputs in, extremes seen, ptrdiff_t n, int general)
         return 0;
     int any = 0;
     for (ptrdiff_t i = 0; i < n; i++)
-        any |= needs_care(in.pos_weight[general ? i : 0], in.labels[i], general ? in.weight[i] : 1, in.logits[i]);
+        any |= is_at_limits(in.pos_weight[general ? i : 0], in.labels[i], general ? in.weight[i] : 1);
     return any;
+}
+
+/* What does not need care among its like must not get it beside others: bits do not depend on
+ * the rest of a block. */
+INLINE int needs_care(REAL q, REAL z, REAL w, REAL x)
+{
+    const REAL sum = FABS(w * (1 - z) + w * (q * z));
+    const int is_ordinary = (1 - z >= 0) & (1 - z <= 1) & (FABS(x) <= ORDINARY_LOGIT)
+                            & (sum >= SUM_MIN) & (sum <= SUM_MAX);
+    return !is_ordinary && is_at_limits(q, z, w);
 }
 
 INLINE void take_care(inputs in, pair factor, destination to, ptrdiff_t n, int orders, int general)
