@@ -785,12 +785,14 @@ INLINE logitloss_sums run_blocks(const logitloss_task *task, ptrdiff_t start, pt
 /* logitloss_run_float32_avx2 and its like. */
 logitloss_sums LOGITLOSS_RUN(const logitloss_task *task, ptrdiff_t start, ptrdiff_t stop)
 {
+    /* Of such a task nothing but the weights is set. */
+    if (!task->orders)
+        return run_weights(task, start, stop);
     const int general = task->pos_weight.data || task->weight.data || task->weight_value != 1;
 #define RUN(orders) \
     case orders: return general ? run_blocks(task, start, stop, orders, 1) \
                                 : run_blocks(task, start, stop, orders, 0)
     switch (task->orders) {
-    case 0: return run_weights(task, start, stop);
         RUN(LOGITLOSS_LOSS);
         RUN(LOGITLOSS_LOSS | LOGITLOSS_GRADIENT);
         RUN(LOGITLOSS_GRADIENT | LOGITLOSS_HESSIAN);
