@@ -12,7 +12,7 @@ sources=src/logitloss/_kernel python=${PYTHON:-python}
 seconds=${1:-600} is_short=false seed=$RANDOM
 shift || true
 if [ "$seconds" = short ]; then
-  # The same tasks in every short run: what is new is for the long ones to find.
+  # The same calls in every short run: what is new is for the long ones to find.
   is_short=true seconds=8 seed=1
 fi
 work=$(mktemp -d)
@@ -50,13 +50,13 @@ build() { # compiler, output, flags
     tests/attack/fuzz_kernel.c -lm -o "$output"
 }
 
-# Random tasks, gcc with AddressSanitizer and UndefinedBehaviorSanitizer.
+# Random calls, gcc with AddressSanitizer and UndefinedBehaviorSanitizer.
 random() {
   build gcc "$work/random" -fsanitize=address,undefined -DSTANDALONE
   "$work/random" "$seconds" "$seed"
 }
 
-# Coverage-guided tasks, libFuzzer with the same sanitizers.
+# Coverage-guided calls, libFuzzer with the same sanitizers.
 guided() {
   local clang
   clang=$(compgen -c clang | grep -E '^clang(-[0-9]+)?$' | sort -V | tail -1 || true)
@@ -90,7 +90,7 @@ build_extension() {
   cp "$work"/build/kernel.*.so "$work/src/logitloss/_kernel/"
 }
 
-# Random tasks under valgrind; and the tests that are short, if there is time.
+# Random calls under valgrind; and the tests that are short, if there is time.
 memcheck() {
   if ! command -v valgrind >/dev/null; then
     skip "no valgrind"
@@ -106,7 +106,7 @@ memcheck() {
   build_extension -Ddebug=true
   # What the interpreter does by itself is not ours to judge: only what a call of the kernel leads to.
   (cd "$work" && PYTHONPATH=src PYTHONMALLOC=malloc valgrind --log-file=valgrind.log --num-callers=40 \
-    "$python" -m pytest -q --no-header -p no:cacheprovider -k "not past_the_end" tests/test_numpy.py tests/test_out.py)
+    "$python" -m pytest -q --no-header -p no:cacheprovider -k "not past_the_end" tests/test_{layouts,numpy,out}.py)
   if grep -qE 'kernel\.(pyx|cpython)|(blocks|careful|task)\.c' "$work/valgrind.log"; then
     cat "$work/valgrind.log"
     exit 1
@@ -122,7 +122,7 @@ extension() {
     -Dc_args=-fno-sanitize-recover=all
   # Python keeps what it allocates: leaks are for valgrind.  The tests left out start other
   # programs, whose libraries the sanitizers were not loaded into.
-  local tests=(tests/test_numpy.py tests/test_out.py)
+  local tests=(tests/test_layouts.py tests/test_numpy.py tests/test_out.py)
   $is_short || tests+=(tests/test_kernel.py tests/test_values.py tests/test_reductions.py tests/test_inputs.py
     tests/test_arguments.py tests/test_hostile.py tests/test_properties.py)
   (cd "$work" && env ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
