@@ -12,21 +12,12 @@
  */
 #include "blocks.h"
 #include "careful.h"
+#include "compiler.h"
 #include "half.h"
 #include "logistic.h"
 
 #include <float.h>
-
-#if defined(__GNUC__)
-#define ALIGNED __attribute__((aligned(64)))
-#define NOINLINE __attribute__((noinline))
-#define PREFETCH(address, to_write) \
-    ((to_write) ? __builtin_prefetch(address, 1, 3) : __builtin_prefetch(address, 0, 3))
-#else
-#define ALIGNED
-#define NOINLINE
-#define PREFETCH(address, to_write) ((void)(address))
-#endif
+#include <stdalign.h>
 
 enum {
     BLOCK = LOGITLOSS_BLOCK,
@@ -68,8 +59,8 @@ typedef struct {
 
 /* What the first pass over a block leaves to the others. */
 typedef struct {
-    REAL e_hi[BLOCK] ALIGNED, e_lo[BLOCK] ALIGNED;
-    REAL towards[BLOCK] ALIGNED, against[BLOCK] ALIGNED, sum[BLOCK] ALIGNED, linear[BLOCK] ALIGNED;
+    alignas(CACHE_LINE) REAL e_hi[BLOCK], e_lo[BLOCK];
+    alignas(CACHE_LINE) REAL towards[BLOCK], against[BLOCK], sum[BLOCK], linear[BLOCK];
 } terms;
 
 INLINE UINT bits_of(REAL value)
@@ -286,7 +277,7 @@ INLINE void compute(int orders, inputs in, pair factor, destination to, ptrdiff_
  * with plain double sums; a double one needs the rounding errors added up too, and
  * then does not depend on the order of the elements either, but for rare ties. */
 typedef struct {
-    double hi[SUMS] ALIGNED, lo[SUMS] ALIGNED;
+    alignas(CACHE_LINE) double hi[SUMS], lo[SUMS];
 } partial_sums;
 
 INLINE void accumulate(partial_sums *restrict sums, const REAL *restrict values)
@@ -421,7 +412,7 @@ INLINE void advance(const logitloss_operand *operand, position *place, int axis,
 NOINLINE static void gather_repeated(const logitloss_operand *operand, position *place, ptrdiff_t n,
                                      REAL *restrict out)
 {
-    REAL values[BLOCK] ALIGNED;
+    alignas(CACHE_LINE) REAL values[BLOCK];
     const ptrdiff_t size = operand->axes[0].size;
     for (ptrdiff_t done = 0; done < n;) {
         const ptrdiff_t begun = place->at[0], left = n - done;
@@ -505,7 +496,7 @@ typedef struct {
     /* Where the walk stands, since most blocks follow on the one before. */
     ptrdiff_t next;
     position place;
-    REAL buffer[BLOCK + LANES] ALIGNED, periods[2 * BLOCK + LANES] ALIGNED;
+    alignas(CACHE_LINE) REAL buffer[BLOCK + LANES], periods[2 * BLOCK + LANES];
 } input;
 
 static void convert_block(input *in, ptrdiff_t n, REAL *out)
@@ -589,7 +580,7 @@ INLINE void open_input(input *in, const logitloss_operand *operand, logitloss_ty
 typedef struct {
     const logitloss_operand *operand; /* NULL if it is not written */
     REAL *block;
-    REAL buffer[BLOCK] ALIGNED;
+    alignas(CACHE_LINE) REAL buffer[BLOCK];
 } output;
 
 INLINE REAL *open_output(output *out, const logitloss_operand *operand, ptrdiff_t start, ptrdiff_t n, int is_added)
@@ -671,7 +662,7 @@ NOINLINE static void divide(REAL *restrict values, const REAL *weight, int gener
 
 INLINE void accumulate_padded(partial_sums *sums, const REAL *values, ptrdiff_t n)
 {
-    REAL padded[BLOCK] ALIGNED;
+    alignas(CACHE_LINE) REAL padded[BLOCK];
     if (n < BLOCK) {
         memset(padded, 0, sizeof padded);
         memcpy(padded, values, (size_t)n * sizeof(REAL));

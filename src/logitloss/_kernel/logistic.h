@@ -23,16 +23,12 @@
 #ifndef LOGITLOSS_LOGISTIC_H
 #define LOGITLOSS_LOGISTIC_H
 
+/* INLINE: a function that is called in a loop keeps it from being vectorised. */
+#include "compiler.h"
+
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-
-/* A function that is called in a loop keeps it from being vectorised. */
-#if defined(__GNUC__)
-#define INLINE static inline __attribute__((always_inline))
-#else
-#define INLINE static inline
-#endif
 
 /* EXP_POLYNOMIAL is (exp(r) - 1 - r) / r^2 for |r| <= ln(2)/2 and LOG_POLYNOMIAL
  * log1p(e) / e - LOG_CENTRE for t = e - LOG_ORIGIN, 0 <= e <= 1, both in Estrin's order,
@@ -123,13 +119,12 @@ typedef uint64_t UINT;
  * emulation is many times slower, and most steps below need no more than the two roundings
  * of the plain expression.  The LAST ones towards a float result do: double precision,
  * which holds the product, serves there. */
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-#define HAS_FMA
+#if HAS_FMA
 #define FMA(a, b, c) FUSED(a, b, c)
 #else
 #define FMA(a, b, c) ((a) * (b) + (c))
 #endif
-#if LOGITLOSS_REAL == 32 && !defined(HAS_FMA)
+#if LOGITLOSS_REAL == 32 && !HAS_FMA
 typedef double LAST_REAL;
 #define LAST(a, b, c) ((double)(a) * (b) + (c))
 #else
@@ -193,7 +188,7 @@ INLINE pair exp_neg_abs(REAL x, int any_logit)
 /* a * LOG_CENTRE + b with one rounding, or close to it. */
 INLINE LAST_REAL centre_plus(REAL a, LAST_REAL b)
 {
-#if LOGITLOSS_REAL == 64 && !defined(HAS_FMA)
+#if LOGITLOSS_REAL == 64 && !HAS_FMA
     /* LOG_CENTRE is 1 - 1/16: both differences are exact. */
     const REAL product = a * LOG_CENTRE;
     const REAL error = (a - product) - a * (1 - LOG_CENTRE);
