@@ -101,7 +101,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        ``version``; ``cpu``, the instruction set in use (``LOGITLOSS_CPU`` forces one);
+        ``version``; ``cpu``, the instruction set in use, such as "avx2", "sse2" or "neon"
+        (``LOGITLOSS_CPU`` forces one);
         ``cpu_available``, those that run here; ``openmp``, whether the extension was built with
         it; ``threads``, as `get_num_threads` returns.
 

@@ -8,6 +8,7 @@ BLOCK: int
 OPENMP: int
 REDUCTIONS: tuple[str, ...]
 TARGET: str
+TARGET_IS_FUSED: bool
 AVAILABLE_TARGETS: tuple[str, ...]
 
 class BFloat16Bits(np.ndarray[Any, Any]): ...

@@ -110,19 +110,17 @@ cdef extern from "blocks.h" nogil:
         const logitloss_task *task, Py_ssize_t start, Py_ssize_t stop
     ) noexcept nogil
 
-    logitloss_run logitloss_run_float32_baseline, logitloss_run_float64_baseline
+cdef extern from "targets.h" nogil:
+    enum:
+        LOGITLOSS_MAX_TARGETS
 
-cdef extern from *:
-    """
-    #ifndef LOGITLOSS_X86
-    #define logitloss_run_float32_avx2 logitloss_run_float32_baseline
-    #define logitloss_run_float64_avx2 logitloss_run_float64_baseline
-    #define logitloss_run_float32_avx512 logitloss_run_float32_baseline
-    #define logitloss_run_float64_avx512 logitloss_run_float64_baseline
-    #endif
-    """
-    logitloss_run logitloss_run_float32_avx2, logitloss_run_float64_avx2
-    logitloss_run logitloss_run_float32_avx512, logitloss_run_float64_avx512
+    ctypedef struct logitloss_target:
+        const char *name
+        bint is_fused
+        logitloss_run *run_float32
+        logitloss_run *run_float64
+
+    int logitloss_list_targets(logitloss_target *targets) noexcept
 
 cdef extern from "xla.h" nogil:
     void *logitloss_xla_handler(logitloss_run *float32, logitloss_run *float64) noexcept
@@ -131,8 +129,6 @@ cdef extern from "threads.h" nogil:
     const int LOGITLOSS_OPENMP
     int omp_get_max_threads() noexcept
     int omp_get_num_procs() noexcept
-    bint logitloss_has_avx2() noexcept
-    bint logitloss_has_avx512() noexcept
     void logitloss_watch_forks() noexcept
     bint logitloss_is_forked_child
     int logitloss_thread_limit
@@ -155,27 +151,22 @@ cdef logitloss_run *_run_float64
 def _choose_target():
     """Point the kernels at the best instruction set, or the one LOGITLOSS_CPU names."""
     global _run_float32, _run_float64
-    available = ["baseline"]
-    if logitloss_has_avx2():
-        available.append("avx2")
-    if logitloss_has_avx512():
-        available.append("avx512")
-    target = os.environ.get("LOGITLOSS_CPU") or available[-1]
-    if target not in available:
+    cdef logitloss_target targets[LOGITLOSS_MAX_TARGETS]
+    cdef int count = logitloss_list_targets(targets)
+    available = [targets[i].name.decode() for i in range(count)]
+    name = os.environ.get("LOGITLOSS_CPU") or available[-1]
+    if name not in available:
         raise ImportError(
             f"`LOGITLOSS_CPU` must be one of {', '.join(available)} on this machine; "
-            f"got {target!r}."
+            f"got {name!r}."
         )
-    if target == "avx512":
-        _run_float32, _run_float64 = logitloss_run_float32_avx512, logitloss_run_float64_avx512
-    elif target == "avx2":
-        _run_float32, _run_float64 = logitloss_run_float32_avx2, logitloss_run_float64_avx2
-    else:
-        _run_float32, _run_float64 = logitloss_run_float32_baseline, logitloss_run_float64_baseline
-    return target, tuple(available)
+    cdef logitloss_target *chosen = &targets[<int>available.index(name)]
+    _run_float32, _run_float64 = chosen.run_float32, chosen.run_float64
+    return name, chosen.is_fused, tuple(available)
 
 
-TARGET, AVAILABLE_TARGETS = _choose_target()
+# The bits of all that are fused are the same.
+TARGET, TARGET_IS_FUSED, AVAILABLE_TARGETS = _choose_target()
 
 # Below this a parallel region costs more than it saves, and below that giving up the
 # GIL costs more than anybody could do with it.  Found with benchmarks/threshold.py: on two

@@ -1,6 +1,8 @@
-/* What the compiler, the processor and the OpenMP runtime can tell at import. */
-#ifndef LOGITLOSS_RUNTIME_H
-#define LOGITLOSS_RUNTIME_H
+/* What the OpenMP runtime tells, and what it cannot: limits of a thread, and forks. */
+#ifndef LOGITLOSS_THREADS_H
+#define LOGITLOSS_THREADS_H
+
+#include "compiler.h"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -11,30 +13,8 @@ static inline int omp_get_max_threads(void) { return 1; }
 static inline int omp_get_num_procs(void) { return 1; }
 #endif
 
-/* Whether the processor and the operating system run code for these targets. */
-#ifdef LOGITLOSS_X86
-static inline int logitloss_has_avx2(void)
-{
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-}
-
-static inline int logitloss_has_avx512(void)
-{
-    return logitloss_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
-           && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-}
-#else
-static inline int logitloss_has_avx2(void) { return 0; }
-static inline int logitloss_has_avx512(void) { return 0; }
-#endif
-
 /* The most threads for calls from this thread, 0 for no limit of its own. */
-#ifdef _MSC_VER
-static __declspec(thread) int logitloss_thread_limit = 0;
-#else
-static _Thread_local int logitloss_thread_limit = 0;
-#endif
+static THREAD_LOCAL int logitloss_thread_limit = 0;
 
 /* A forked child inherits the OpenMP runtime's state but not its threads, and with
  * libgomp waits for them for ever.  It must run serially. */
