@@ -1,10 +1,16 @@
 /*
  * The elements for which blocks.c would leave the number range on the way to a
- * result that is inside it.  Rare, hence plain C library calls, one at a time.
+ * result that is inside it.  Rare, hence one at a time.
  */
 #include "careful.h"
 
-#include <math.h>
+/* In double and without fused operations, so that the bits are the same on every platform.
+ * They would not be with exp and log1p of the C libraries. */
+#define LOGITLOSS_REAL 64
+#include "compiler.h"
+#undef HAS_FMA
+#define HAS_FMA 0
+#include "logistic.h"
 
 /* The product of five numbers and 2^shift, rounded as if the exponent range had no end. */
 static double product(double a, double b, double c, double d, double f, int shift)
@@ -18,17 +24,27 @@ static double product(double a, double b, double c, double d, double f, int shif
 
 logitloss_element logitloss_careful(double label, double logit, double pos_weight, double weight)
 {
-    /* In the tail exp(-m) may be subnormal or zero, where coefficients still lift the
-     * result out: it is multiplied in as the square of its root, and far out, where that
-     * is subnormal too, as exp(1507 - m) exp(-1507), of which the latter is next to a
-     * double times 2^shift.  log1p(e) is e there, and 1 + e is 1. */
+    /* In the tail, where log1p(e) is e and 1 + e is 1, e comes times 2^SCALE; and far out,
+     * where even that is subnormal or zero, so many factors exp(-1075) are taken out, which is
+     * next to a double times 2^-1551. */
     const double m = fabs(logit);
-    const int in_tail = m > 87, is_far = m > 1400, shift = is_far ? -2174 : 0;
-    const double root = exp(is_far ? 1507 - m : in_tail ? -m / 2 : -m);
-    const double tail = is_far ? 0x1.d030c8af93de1p-1 : in_tail ? root : 1;
-    const double denominator = in_tail ? 1 : 1 + root;
-    const double softplus = in_tail ? root : log1p(root);
-    const double against = root / denominator, towards = 1 / denominator;
+    const int in_tail = m > 87;
+    int shift = in_tail ? -SCALE : 0;
+    double rest = m, tail = 1;
+    for (int i = 0; i < 3 && rest > 1075; i++) {
+        rest -= 1075;
+        tail *= 0x1.12e9b6ed29942p+0;
+        shift -= 1551;
+    }
+    const pair e = exp_neg_abs(rest, in_tail);
+    double softplus = e.hi, against = e.hi, towards = 1;
+    if (!in_tail) {
+        const expansion at = expand(e, 0);
+        const pair log1p_e = log1p_scaled(e, at);
+        softplus = log1p_e.hi + log1p_e.lo;
+        against = sigmoid_scaled(e, at, 0).value;
+        towards = 1 - against;
+    }
     const double negative = 1 - label;
     const double positive_part = logit > 0 ? 0 : m, negative_part = logit > 0 ? m : 0;
 
