@@ -59,7 +59,9 @@ def get_num_threads() -> int:
     ``OMP_NUM_THREADS``; without them the processors that this process may run on, and no more
     than its container's quota pays for. A limit set by threadpoolctl lowers the latter two. It
     is 1 in a process forked from one that had imported logitloss, because OpenMP runtimes do
-    not survive a fork, and 1 where the extension was built without OpenMP.
+    not survive a fork, and 1 where the extension was built without OpenMP. An
+    ``OMP_NUM_THREADS`` that is not a number is ignored; but it is 1 where the runtime is that of
+    Clang, which may abort the process then.
 
     Returns
     -------
@@ -147,11 +149,20 @@ def _threads_from_environment() -> int | None:
     return int(value)
 
 
-def _threads_from_openmp() -> int | None:
-    """What ``OMP_NUM_THREADS`` asks for; nonsense is ignored, as OpenMP runtimes do."""
+# More than Clang's OpenMP runtime can allocate.
+_MOST_OPENMP_THREADS = 32768
+
+
+def _threads_from_openmp() -> tuple[int | None, bool]:
+    """What ``OMP_NUM_THREADS`` asks for, None for nothing, and whether it makes sense."""
+    value = os.environ.get("OMP_NUM_THREADS")
+    if value is None:
+        return None, True
     # One number for each level of nesting.
-    value = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return min(int(value), _MOST_THREADS) if _is_count(value) else None
+    levels = [level.strip() for level in value.split(",")]
+    if not all(_is_count(level) and int(level) <= _MOST_OPENMP_THREADS for level in levels):
+        return None, False
+    return min(int(levels[0]), _MOST_THREADS), True
 
 
 def _is_count(value: str) -> bool:
@@ -214,9 +225,9 @@ def _read(folder: str, name: str) -> str:
 
 
 def _initialise() -> None:
-    openmp = _threads_from_openmp()
+    openmp, can_ask_openmp = _threads_from_openmp()
     default = _threads_from_environment() or openmp
-    kernel.set_default_threads(default or _threads_of_machine(), openmp or 0)
+    kernel.set_default_threads(default or _threads_of_machine(), openmp or 0, can_ask_openmp)
 
 
 _initialise()

@@ -127,6 +127,7 @@ cdef extern from "xla.h" nogil:
 
 cdef extern from "threads.h" nogil:
     const int LOGITLOSS_OPENMP
+    const bint LOGITLOSS_CLANG_OPENMP
     int omp_get_max_threads() noexcept
     int omp_get_num_procs() noexcept
     void logitloss_watch_forks() noexcept
@@ -143,6 +144,7 @@ cdef enum:
     # Those that have had their numbers since NumPy 1.
     NUMPY_TYPES = cnp.NPY_NTYPES_LEGACY
 OPENMP = LOGITLOSS_OPENMP
+CLANG_OPENMP = LOGITLOSS_CLANG_OPENMP
 
 cdef logitloss_run *_run_float32
 cdef logitloss_run *_run_float64
@@ -181,6 +183,9 @@ cdef Py_ssize_t _nogil_size = 4096
 cdef int _requested_threads = 0
 cdef int _default_threads = 1
 cdef int _unlimited_openmp_threads = 1
+# Whether the OpenMP runtime can be asked: not where OMP_NUM_THREADS is nonsense, of which
+# Clang's makes anything between a negative number and the end of the process.
+cdef bint _can_ask_openmp = True
 
 
 def set_threads(int requested):
@@ -189,10 +194,14 @@ def set_threads(int requested):
     _requested_threads = requested
 
 
-def set_default_threads(int default, int unlimited_openmp):
-    global _default_threads, _unlimited_openmp_threads
+def set_default_threads(int default, int unlimited_openmp, bint can_ask_openmp):
+    global _default_threads, _unlimited_openmp_threads, _can_ask_openmp
     _default_threads = default
-    _unlimited_openmp_threads = unlimited_openmp or omp_get_num_procs()
+    _can_ask_openmp = can_ask_openmp
+    if unlimited_openmp:
+        _unlimited_openmp_threads = unlimited_openmp
+    elif can_ask_openmp:
+        _unlimited_openmp_threads = omp_get_num_procs()
 
 
 def set_thresholds(Py_ssize_t parallel, Py_ssize_t nogil):
@@ -223,12 +232,14 @@ cdef int _threads() noexcept nogil:
     cdef int threads = _default_threads, openmp
     if not LOGITLOSS_OPENMP or logitloss_is_forked_child:
         return 1
+    if LOGITLOSS_CLANG_OPENMP and not _can_ask_openmp:
+        return 1
     if _requested_threads:
         threads = _requested_threads
-    else:
+    elif _can_ask_openmp:
         # threadpoolctl and omp_set_num_threads show themselves here.
         openmp = omp_get_max_threads()
-        if openmp < _unlimited_openmp_threads and openmp < threads:
+        if 0 < openmp < _unlimited_openmp_threads and openmp < threads:
             threads = openmp
     if 0 < logitloss_thread_limit < threads:
         threads = logitloss_thread_limit

@@ -13,6 +13,14 @@ static inline int omp_get_max_threads(void) { return 1; }
 static inline int omp_get_num_procs(void) { return 1; }
 #endif
 
+/* Whether the runtime is Clang's, which aborts the process, at once or later, for an
+ * OMP_NUM_THREADS that it cannot read. */
+#if defined(_OPENMP) && defined(__clang__)
+enum { LOGITLOSS_CLANG_OPENMP = 1 };
+#else
+enum { LOGITLOSS_CLANG_OPENMP = 0 };
+#endif
+
 /* The most threads for calls from this thread, 0 for no limit of its own. */
 static THREAD_LOCAL int logitloss_thread_limit = 0;
 
