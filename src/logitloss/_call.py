@@ -64,7 +64,7 @@ def check(
     name: object = None,
 ) -> Call:
     """Make a call of what was passed, or say what is wrong with it."""
-    _check_reduction(reduction)
+    reduction = _checked_reduction(reduction)
     if not (name is None or isinstance(name, str)):
         raise TypeError(f"`name` must be a string or None; got {_kind_of(name)}.")
 
@@ -119,10 +119,11 @@ def require(**given: object) -> None:
             raise ValueError(f"`{argument}` must be given; got None.")
 
 
-def _check_reduction(reduction: object) -> None:
-    if not (isinstance(reduction, str) and reduction in REDUCTIONS):
-        *first, last = map(repr, REDUCTIONS)
-        raise ValueError(f"`reduction` must be {', '.join(first)} or {last}; got {reduction!r}.")
+def _checked_reduction(reduction: object) -> str:
+    if isinstance(reduction, str) and reduction in REDUCTIONS:
+        return reduction
+    *first, last = map(repr, REDUCTIONS)
+    raise ValueError(f"`reduction` must be {', '.join(first)} or {last}; got {reduction!r}.")
 
 
 def _is_array(value: object) -> TypeGuard[Any]:

@@ -13,9 +13,10 @@ from logitloss._kernel import kernel
 
 
 def compute(call: Call) -> tuple[Any, ...]:
-    outs, reduction = call.outs, call.reduction
+    outs = call.outs
+    reduction: str | float = call.reduction
     if reduction not in kernel.REDUCTIONS:
-        reduction = _reductions.divisor(reduction, call.logits, call.weight, call.xp)
+        reduction = _reductions.divisor(call.reduction, call.logits, call.weight, call.xp)
     results = kernel.compute(
         call.orders,
         call.labels,
