@@ -208,6 +208,8 @@ def _by_formula(
 def _by_kernel(
     labels: Array, logits: Array, *coefficients: Array, orders: tuple[int, ...], reduction: str
 ) -> Arrays:
+    if reduction not in kernel.REDUCTIONS:
+        return _by_parts(labels, logits, *coefficients, orders=orders, reduction=reduction)
     # The kernel repeats coefficients itself.
     labels = jnp.broadcast_to(labels, logits.shape)
     operands = labels, logits, *coefficients
@@ -299,7 +301,7 @@ def _is_registered() -> bool:
 
 
 # log1p(e) / e - 1 for 0 <= e <= 1 in powers of e - 1/2, from the lowest: LOG1P_32 and LOG1P_64 of
-# _kernel/constants.py. The relative errors of log1p are 2^-25.8 and 2^-55.5.
+# tools/constants.py. The relative errors of log1p are 2^-25.8 and 2^-55.5.
 _LOG1P_FLOAT32 = """
     -0x1.833704p-3 -0x1.2773a6p-2 0x1.0f955p-3 -0x1.153fb2p-4 0x1.2c1e28p-5
     -0x1.510612p-6 0x1.7b53cap-7 -0x1.ba5cc4p-8 0x1.584892p-8 -0x1.a93344p-9

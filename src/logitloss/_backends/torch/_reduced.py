@@ -28,7 +28,10 @@ def reduced_by(
         return tuple(results)
     if reduction == "mean":
         return tuple([result / _size(logits) for result in results])
-    divisor = total(weight.expand(logits.shape))
+    if reduction == "weighted_mean":
+        divisor = total(weight.expand(logits.shape))
+    else:
+        divisor = _reductions.divisor(reduction, logits, weight, xp)
     divide = {0: _reductions.divided, 1: _reductions.reduce_gradient}
     return tuple(
         divide[order](result, divisor, weight, xp)

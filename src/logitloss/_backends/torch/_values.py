@@ -20,7 +20,7 @@ from torch import Tensor
 
 from logitloss import _formula
 from logitloss._kernel import kernel
-from logitloss._reductions import TOTAL, masked
+from logitloss._reductions import TOTAL, divisor, masked
 
 FULL = (torch.float32, torch.float64)
 HALF = (torch.float16, torch.bfloat16)
@@ -55,7 +55,7 @@ def by_kernel(
         as_array(logits),
         as_array(pos_weight),
         as_array(weight),
-        reduction,
+        reduction if reduction in kernel.REDUCTIONS else divisor(reduction, logits, weight, xp),
         outs,
     )
     # In memory that NumPy allocated: it keeps small blocks and asks for huge pages, where PyTorch
