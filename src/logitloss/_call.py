@@ -5,6 +5,7 @@ Every error message of the library is worded here: `` `argument` must <rule>; go
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
@@ -358,10 +359,9 @@ def _checked_outs(out: object, call: Call) -> tuple[Array, ...]:
         raise ValueError(f"`out` must be a pair of arrays; got {len(out)} of them.")
     for index, order in enumerate(call.orders):
         _check_out(f"out[{index}]", out[index], call, order)
-    first, second = out
-    if first is second or _share_memory(first, second):
+    if any(one is other or _share_memory(one, other) for one, other in combinations(out, 2)):
         raise ValueError("`out` must be two arrays with no memory in common; got overlapping ones.")
-    return first, second
+    return tuple(out)
 
 
 def _check_out(argument: str, out: object, call: Call, order: int) -> None:

@@ -624,7 +624,7 @@ def compute(
     cdef bint is_number
     cdef double value
     cdef int order, wanted = 0
-    cdef Py_ssize_t index, count = len(orders)
+    cdef Py_ssize_t index, other, count = len(orders)
     cdef list results
     if not _look_at(&it, labels, logits, pos_weight, weight, reduction):
         return None
@@ -654,9 +654,10 @@ def compute(
             results[index] = _finished(&it, orders[index], results[index], value)
         return tuple(results)
 
-    for index in range(1, count):
-        if _share_memory(results[0], &given[0], results[index], &given[index]):
-            return None
+    for index in range(count):
+        for other in range(index):
+            if _share_memory(results[other], &given[other], results[index], &given[index]):
+                return None
     logits = _separate(logits, &it.arrays.logits, outs, given, &overwritten[0])
     labels = _separate(labels, &it.arrays.labels, outs, given, &overwritten[1])
     pos_weight = _separate(pos_weight, &it.arrays.pos_weight, outs, given, &overwritten[2])
