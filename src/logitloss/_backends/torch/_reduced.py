@@ -28,6 +28,7 @@ def reduced_by(
         return tuple(results)
     if reduction == "mean":
         return tuple([result / _size(logits) for result in results])
+    divisor: Any
     if reduction == "weighted_mean":
         divisor = total(weight.expand(logits.shape))
     else:
