@@ -188,12 +188,15 @@ def test_torch_meta_device_is_another_device() -> None:
         weighted(torch.ones(3), torch.ones(3, device="meta"), 1.0)
 
 
-@pytest.mark.parametrize("reduction", ["max", "None", None, 0, "batchmean", np.ones(2), []])
+@pytest.mark.parametrize(
+    "reduction", ["max", "None", "total", None, 0, 2.0, "batchmean", np.ones(2), []]
+)
 def test_unknown_reduction_names_the_known_ones(reduction) -> None:
     message = "`reduction` must be 'none', 'sum', 'mean' or 'weighted_mean'; got"
     for name in ("weighted", "sigmoid", "value_and_grad"):
-        with raises(ValueError, message):
-            FUNCTIONS[name]([1.0], [1.0], 1.0, reduction=reduction)
+        for one in ([1.0], np.ones(1)):
+            with raises(ValueError, message):
+                FUNCTIONS[name](one, one, 1.0, reduction=reduction)
 
 
 def test_name_must_be_a_string() -> None:

@@ -156,7 +156,9 @@ def _computed(
     with one_thread():
         if type(logits) is np.ndarray and logits.dtype.itemsize >= 4:
             # The shortest way. The kernel leaves what has to be converted or refused.
-            results = kernel.compute(orders, labels, logits, pos_weight, weight, reduction, None)
+            results = kernel.compute(
+                orders, labels, logits, pos_weight, weight, reduction, None, is_checked=True
+            )
         if results is None:
             call = check(orders, labels, logits, pos_weight, weight)._replace(reduction=reduction)
             if reduction == _reductions.TOTAL and call.dtype.itemsize < 4:

@@ -26,6 +26,7 @@ def compute(call: Call) -> tuple[Any, ...]:
         reduction,
         # The kernel takes no subclasses.
         None if outs is None else tuple(map(np.asarray, outs)),
+        is_checked=True,
     )
     if results is None:
         # For long double there is no kernel.

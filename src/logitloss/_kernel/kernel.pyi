@@ -37,5 +37,6 @@ def compute(
     weight: object,
     reduction: object,
     outs: object,
+    is_checked: bool = False,
 ) -> tuple[Any, ...] | None: ...
 def xla_handler() -> object | None: ...

@@ -388,13 +388,13 @@ cdef str _NOT_REDUCED = "none"
 cdef dict _REDUCTIONS = {
     _NOT_REDUCED: LOGITLOSS_NONE,
     "sum": LOGITLOSS_SUM,
-    "total": LOGITLOSS_SUM,
     "mean": LOGITLOSS_MEAN,
     "weighted_mean": LOGITLOSS_WEIGHTED_MEAN,
 }
 
 
-REDUCTIONS = tuple(_REDUCTIONS)
+# With what only the library itself asks for.
+REDUCTIONS = *_REDUCTIONS, "total"
 
 
 cdef inline int _result_type(logitloss_type labels, logitloss_type logits) noexcept:
@@ -503,7 +503,13 @@ cdef struct call:
 
 
 cdef bint _look_at(
-    call *it, object labels, object logits, object pos_weight, object weight, object reduction
+    call *it,
+    object labels,
+    object logits,
+    object pos_weight,
+    object weight,
+    object reduction,
+    bint is_checked,
 ) except -1:
     """Say what was passed, or return False if something has to be converted or refused."""
     cdef int order, kind
@@ -513,10 +519,10 @@ cdef bint _look_at(
         it.reduction = LOGITLOSS_NONE
     elif isinstance(reduction, str) and reduction in _REDUCTIONS:
         it.reduction = _REDUCTIONS[reduction]
-        it.is_total = reduction == "total"
-    elif PyFloat_Check(reduction):
+    elif is_checked:
         it.reduction = LOGITLOSS_SUM
-        it.divisor = reduction
+        it.is_total = reduction == "total"
+        it.divisor = 1 if it.is_total else reduction
     else:
         return False
     for order in range(MOST_RESULTS):
@@ -583,7 +589,7 @@ def loss(
     if out is not None:
         result = compute(_LOSS, labels, logits, pos_weight, weight, reduction, (out,))
         return result if result is None else out
-    if not _look_at(&it, labels, logits, pos_weight, weight, reduction):
+    if not _look_at(&it, labels, logits, pos_weight, weight, reduction, False):
         return None
     if it.reduction == LOGITLOSS_NONE:
         result = _allocate(<cnp.ndarray>logits, it.number)
@@ -611,12 +617,13 @@ def compute(
     object weight,
     object reduction,
     object outs,
+    bint is_checked=False,
 ):
     """Compute derivatives of the loss by the logits, of these orders, of NumPy arrays.
 
     Returns a tuple of results, or None for arguments that have to be converted or refused:
-    then nothing has been written. A reduction is one of the public names, "total" for a sum of
-    float64, or what the sum is divided by.
+    then nothing has been written. In a call that has been checked a reduction may also be "total",
+    for a sum of float64, or the number that the sum is divided by.
     """
     cdef call it
     cdef logitloss_array given[MOST_RESULTS]
@@ -626,7 +633,7 @@ def compute(
     cdef int order, wanted = 0
     cdef Py_ssize_t index, other, count = len(orders)
     cdef list results
-    if not _look_at(&it, labels, logits, pos_weight, weight, reduction):
+    if not _look_at(&it, labels, logits, pos_weight, weight, reduction, is_checked):
         return None
     if outs is not None and not (isinstance(outs, tuple) and len(<tuple>outs) == count):
         return None

@@ -57,6 +57,7 @@ def by_kernel(
         as_array(weight),
         reduction if reduction in kernel.REDUCTIONS else divisor(reduction, logits, weight, xp),
         outs,
+        is_checked=True,
     )
     # In memory that NumPy allocated: it keeps small blocks and asks for huge pages, where PyTorch
     # pays for page faults that cost more than the kernel.
