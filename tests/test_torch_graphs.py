@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -318,3 +321,22 @@ def test_a_tracer_sees_the_call(mode: str, name: str) -> None:
     traced = make_fx(PLAIN[name], tracing_mode=mode)(labels, logits, pos_weight, weight)
     got = traced(labels, -logits, pos_weight, weight)
     torch.testing.assert_close(got, PLAIN[name](labels, -logits, pos_weight, weight))
+
+
+FIRST_CALL = """
+import torch, logitloss
+call = torch.compile(
+    lambda z, x: logitloss.weighted_cross_entropy_with_logits(z, x, 2.0, reduction="mean"),
+    fullgraph=True, backend="aot_eager",
+)
+print(call(torch.ones(3), torch.zeros(3)).item())
+"""
+
+
+def test_the_first_call_of_a_process_may_be_compiled() -> None:
+    """It imports what the calls after it find."""
+    result = subprocess.run(
+        [sys.executable, "-c", FIRST_CALL], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert float(result.stdout) == pytest.approx(2 * math.log(2), rel=2**-23, abs=0)

@@ -44,7 +44,8 @@ def divided(summed: Array, divisor: Array | float, weight: Array | None, xp: Nam
     if isinstance(divisor, float):
         return summed / (divisor or math.nan)
     # Added, NaN stays out of the derivatives, which are zero where all weights are.
-    return summed / _nonzero(divisor, weight, xp) + xp.where(divisor == 0, math.nan, 0.0)
+    nan, zero = xp.full_like(divisor, math.nan), xp.zeros_like(divisor)
+    return summed / _nonzero(divisor, weight, xp) + xp.where(divisor == 0, nan, zero)
 
 
 def reduce_gradient(

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import (
+
+import logitloss
+from command_line.commands import (
     OUTPUTS,
     assert_nothing_changed,
     assert_one_line,
@@ -16,8 +18,6 @@ from commands import (
     save,
     save_pair,
 )
-
-import logitloss
 
 
 def test_missing_file(run):

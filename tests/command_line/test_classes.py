@@ -4,9 +4,9 @@ import re
 
 import numpy as np
 import pytest
-from commands import REDUCTIONS, assert_one_line, save, save_pair
 
 import logitloss
+from command_line.commands import REDUCTIONS, assert_one_line, save, save_pair
 
 
 @pytest.mark.parametrize("shape", [(30, 4), (7, 3), (5, 3, 4), (0, 3), (3, 20)])

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import assert_one_line, files
+
+from command_line.commands import assert_one_line, files
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from commands import sparse
+
+from command_line.commands import sparse
 
 PEAK = """
 import sys

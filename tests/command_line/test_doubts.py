@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from commands import OUTPUTS, assert_one_line, files, save, save_pair
 
 import logitloss
+from command_line.commands import OUTPUTS, assert_one_line, files, save, save_pair
 
 
 def save_arrays(**arrays: object) -> None:

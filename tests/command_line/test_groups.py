@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import REDUCTIONS, assert_one_line, save
 
 import logitloss
+from command_line.commands import REDUCTIONS, assert_one_line, save
 
 REGIONS = ["north", "south", "", "east", "region 10", "region 9"]
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import (
+
+import logitloss
+from command_line.commands import (
     COMMAND,
     OUTPUTS,
     assert_nothing_changed,
@@ -21,8 +23,6 @@ from commands import (
     save_pair,
     sparse,
 )
-
-import logitloss
 
 
 def test_output_into_a_missing_directory(run):

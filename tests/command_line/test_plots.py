@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import assert_one_line, files, save, save_pair
 
 import logitloss
+from command_line.commands import assert_one_line, files, save, save_pair
 from logitloss._command_line import plot as plots
 from logitloss._command_line.drawing import draw_calibration
 from logitloss._command_line.histograms import LOSS_EDGES, Histograms

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import COMMAND, files, posix_only, save, save_pair
 
 import logitloss
+from command_line.commands import COMMAND, files, posix_only, save, save_pair
 
 
 def test_text_report(run):

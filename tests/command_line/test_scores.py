@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from commands import REDUCTIONS, assert_within_four_ulp, save, save_pair
 
 import logitloss
+from command_line.commands import REDUCTIONS, assert_within_four_ulp, save, save_pair
 from logitloss._command_line import blocks
 from logitloss._command_line.npy import NpyInput
 

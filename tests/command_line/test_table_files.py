@@ -18,9 +18,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import COMMAND, assert_one_line, assert_within_four_ulp, files, posix_only, save
 
 import logitloss
+from command_line.commands import (
+    COMMAND,
+    assert_one_line,
+    assert_within_four_ulp,
+    files,
+    posix_only,
+    save,
+)
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra `tables`")
 csv, parquet = pytest.importorskip("pyarrow.csv"), pytest.importorskip("pyarrow.parquet")

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import (
+
+import logitloss
+from command_line.commands import (
     assert_one_line,
     assert_within_four_ulp,
     files,
@@ -22,8 +24,6 @@ from commands import (
     save_pair,
     sparse,
 )
-
-import logitloss
 from logitloss._command_line.table_outputs import TableOutput
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra `tables`")

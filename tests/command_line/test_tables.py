@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import (
+
+import logitloss
+from command_line.commands import (
     REDUCTIONS,
     assert_one_line,
     assert_within_four_ulp,
@@ -16,8 +18,6 @@ from commands import (
     save_pair,
     scored,
 )
-
-import logitloss
 from logitloss._command_line import blocks
 
 

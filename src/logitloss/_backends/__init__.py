@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from typing import Any
 
@@ -10,7 +9,8 @@ from logitloss._call import check
 from logitloss._formula import Array
 from logitloss._libraries import is_tensor, library_of, load_backend
 
-# Looked up by its name: an import statement takes a thirtieth of a small call.
+# Looked up by its name: an import statement takes a thirtieth of a small call. But the first time it
+# is a statement, which Dynamo can trace.
 _TORCH = "logitloss._backends.torch"
 
 
@@ -27,7 +27,9 @@ def compute(
     """Check what was passed, and compute it where its arrays belong."""
     results: tuple[Array, ...]
     if is_tensor(logits):
-        torch = sys.modules.get(_TORCH) or importlib.import_module(_TORCH)
+        torch = sys.modules.get(_TORCH)
+        if torch is None:
+            from logitloss._backends import torch
         # It knows tensors alone, which takes a tenth of the time and leaves Dynamo nothing to
         # trip over.
         call = torch.describe(orders, labels, logits, pos_weight, weight, reduction, out, name)
