@@ -9,8 +9,8 @@ from logitloss._call import check
 from logitloss._formula import Array
 from logitloss._libraries import is_tensor, library_of, load_backend
 
-# Looked up by its name: an import statement takes a thirtieth of a small call. But the first time it
-# is a statement, which Dynamo can trace.
+# Looked up by its name, since an import statement takes a thirtieth of a small call; the first time it
+# is one, which Dynamo can trace.
 _TORCH = "logitloss._backends.torch"
 
 
