@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import uuid
+from importlib.util import find_spec
 
 import backends
 import numpy as np
@@ -16,7 +18,9 @@ ONES = np.ones((2, 3))
 
 FUNCTIONS = {
     "weighted": weighted,
-    "sigmoid": lambda z, x, q, **kw: logitloss.sigmoid_cross_entropy_with_logits(z, x, **kw),
+    "sigmoid": lambda labels, logits, pos_weight, **options: (
+        logitloss.sigmoid_cross_entropy_with_logits(labels, logits, **options)
+    ),
     "value_and_grad": logitloss.value_and_grad,
     "grad_and_hess": logitloss.grad_and_hess,
 }
@@ -142,12 +146,194 @@ def test_ragged_lists_are_refused() -> None:
         weighted([[1.0], [1.0, 0.0]], np.ones((2, 1)), 1.0)
 
 
+DATA = np.array([0.5, -1.0, 9e9])
+MASKED = np.ma.array(DATA, mask=[0, 0, 1])
+
+
+class ByArray:
+    """Gives what it holds to `np.asarray`."""
+
+    def __init__(self, held) -> None:
+        self.held = held
+
+    def __array__(self, dtype=None, copy=None):
+        return self.held
+
+
+class BySlice(ByArray):
+    """Loses the mask in `__array__`, but not in slices."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.held)
+
+    def __getitem__(self, key):
+        return self.held[key]
+
+
+class ByItem:
+    """A sequence, which NumPy reads item by item."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index):
+        return MASKED[index]
+
+
+def of_netcdf4():
+    pytest.importorskip("netCDF4")
+    import netCDF4
+
+    # No file is written, but two open ones must not have the same name.
+    dataset = netCDF4.Dataset(f"{uuid.uuid4()}.nc", "w", diskless=True)
+    dataset.createDimension("n", 3)
+    variable = dataset.createVariable("a", "f8", ("n",), fill_value=9e9)
+    variable[:] = MASKED
+    return variable
+
+
+def of_astropy(kind: str):
+    pytest.importorskip("astropy")
+    from astropy import units
+    from astropy.nddata import CCDData, NDDataArray
+    from astropy.table import MaskedColumn
+    from astropy.utils.masked import Masked
+
+    mask = [False, False, True]
+    return {
+        "Masked": lambda: Masked(DATA, mask=mask),
+        "Masked with unit": lambda: Masked(DATA * units.percent, mask=mask),
+        "NDDataArray": lambda: NDDataArray(DATA, mask=mask),
+        "CCDData": lambda: CCDData(DATA, mask=mask, unit=""),
+        "MaskedColumn": lambda: MaskedColumn(DATA, mask=mask),
+    }[kind]()
+
+
+def of_xarray():
+    """xarray makes NaN of NumPy's masks, but knows no other."""
+    return pytest.importorskip("xarray").DataArray(of_astropy("Masked"))
+
+
+MASKS = {
+    "array": lambda: MASKED,
+    "without a masked element": lambda: np.ma.array(DATA),
+    "constant in a list": lambda: [0.5, -1.0, np.ma.masked],
+    "in a list": lambda: [MASKED],
+    "in a tuple": lambda: (MASKED,),
+    "nested": lambda: [[DATA], [MASKED]],
+    "in a list of objects": lambda: [ByArray(DATA), ByArray(MASKED)],
+    "from __array__": lambda: ByArray(MASKED),
+    "from slices": lambda: BySlice(MASKED),
+    "from items": ByItem,
+    "netCDF4": of_netcdf4,
+    "netCDF4 in a list": lambda: [of_netcdf4()],
+    "xarray": of_xarray,
+    **{
+        f"astropy {kind}": lambda kind=kind: of_astropy(kind)
+        for kind in ("Masked", "Masked with unit", "NDDataArray", "CCDData", "MaskedColumn")
+    },
+    "astropy in a list": lambda: [of_astropy("Masked")],
+}
+
+
 @pytest.mark.parametrize("argument", ["labels", "logits", "pos_weight", "weight"])
-def test_masked_arrays_are_refused(argument: str) -> None:
-    arguments = {"labels": np.ones(3), "logits": np.ones(3), "pos_weight": 1.0}
-    arguments[argument] = np.ma.array([1.0, 0.0, 1.0], mask=[0, 1, 0])
-    with raises(TypeError, f"`{argument}` must not be a masked array", "weight=", "MaskedArray"):
-        weighted(**arguments)
+@pytest.mark.parametrize("make", MASKS.values(), ids=MASKS)
+def test_masks_are_not_lost(argument: str, make) -> None:
+    arguments = {"labels": np.ones(3), "logits": np.ones(3), "pos_weight": 1.0, argument: make()}
+    functions = dict(FUNCTIONS)
+    if argument != "weight":
+        functions["v1"] = logitloss.compat.v1.weighted_cross_entropy_with_logits
+    if argument == "pos_weight":
+        del functions["sigmoid"]
+    for function in functions.values():
+        with raises(TypeError, f"`{argument}` must not be a masked array", "weight=~mask"):
+            function(**arguments)
+
+
+@pytest.mark.parametrize("library", ["torch", "jax", "array_api_strict"])
+def test_masks_beside_other_libraries_are_not_lost(library: str) -> None:
+    ones = backends.get(library).array(np.ones(3), "float32")
+    for masked in (MASKED, [MASKED], ByArray(MASKED), [ByArray(MASKED)]):
+        for argument in ("pos_weight", "weight"):
+            arguments = {"pos_weight": 1.0, argument: masked}
+            with raises(TypeError, f"`{argument}` must not be a masked array"):
+                weighted(ones, ones, **arguments)
+
+
+def test_masks_in_chunks_of_dask_are_not_lost() -> None:
+    da = pytest.importorskip("dask.array")
+    masked = da.ma.masked_equal(da.from_array(DATA, chunks=2), 9e9)
+    for argument in ("labels", "logits", "pos_weight", "weight"):
+        arguments = {"labels": np.ones(3), "logits": np.ones(3), "pos_weight": 1.0}
+        with raises(TypeError, f"`{argument}` must not be a masked array"):
+            weighted(**{**arguments, argument: masked})
+
+
+def test_masked_outputs_are_refused() -> None:
+    out = np.ma.array(np.zeros(3), mask=[0, 0, 1])
+    with raises(TypeError, "`out` must not be a masked array"):
+        weighted(np.ones(3), np.ones(3), 1.0, out=out)
+    with raises(TypeError, "`out[1]` must not be a masked array"):
+        logitloss.value_and_grad(np.ones(3), np.ones(3), out=(np.zeros(3), out))
+
+
+def test_what_has_no_mask_is_read() -> None:
+    pytest.importorskip("astropy")
+    from astropy.nddata import NDDataArray
+    from astropy.table import Column
+
+    variable = of_netcdf4()
+    variable.set_auto_mask(False)
+    expected = weighted(np.ones(3), DATA, 2.0)
+    for value in (variable, NDDataArray(DATA), Column(DATA), ByArray(DATA), BySlice(DATA)):
+        np.testing.assert_array_equal(weighted(np.ones(3), value, 2.0), expected)
+
+
+def with_unit(library: str, unit: str):
+    module = pytest.importorskip(library)
+    if library == "astropy":
+        from astropy import units
+
+        return DATA * units.Unit(unit)
+    if library == "pint":
+        return module.UnitRegistry().Quantity(DATA, unit)
+    return module.unyt_array(DATA, unit)
+
+
+UNITS = pytest.mark.parametrize("library", ["astropy", "pint", "unyt"])
+
+
+@UNITS
+@pytest.mark.parametrize("argument", ["labels", "logits", "pos_weight", "weight"])
+def test_units_are_not_lost(library: str, argument: str) -> None:
+    for unit in ("percent", "m"):
+        quantity = with_unit(library, unit)
+        values = [quantity, [quantity], list(quantity), quantity[0]]
+        # xarray makes a plain array of those of unyt.
+        if library != "unyt" and find_spec("xarray"):
+            import xarray
+
+            values.append(xarray.DataArray(quantity))
+        for value in values:
+            arguments = {"labels": np.ones(3), "logits": np.ones(3), "pos_weight": 1.0}
+            with raises(TypeError, f"`{argument}` must not have a unit", "got unit"):
+                weighted(**{**arguments, argument: value})
+
+
+# pint warns of every quantity that is read as an array.
+@pytest.mark.filterwarnings("ignore:The unit of the quantity is stripped")
+@UNITS
+def test_numbers_without_unit_are_read(library: str) -> None:
+    plain = with_unit(library, "" if library == "astropy" else "dimensionless")
+    np.testing.assert_array_equal(
+        weighted(np.ones(3), np.ones(3), plain), weighted(np.ones(3), np.ones(3), DATA)
+    )
+
+
+@pytest.mark.parametrize("library", ["astropy", "unyt"])
+def test_outputs_with_a_unit_are_refused(library: str) -> None:
+    with raises(TypeError, "`out` must not have a unit", "got unit m."):
+        weighted(np.ones(3), np.ones(3), 1.0, out=with_unit(library, "m"))
 
 
 def test_pos_weight_beyond_float_is_refused() -> None:

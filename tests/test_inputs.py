@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 
 import backends
 import numpy as np
@@ -207,6 +208,86 @@ def test_anything_numpy_can_read(array_type: str, tmp_path) -> None:
     got = weighted(convert(labels), convert(logits), 2.0)
     assert type(got) is np.ndarray
     np.testing.assert_allclose(got.reshape(1, 3), expected(labels, logits, 2.0), rtol=1e-14)
+
+
+def pandas_columns():
+    pandas = pytest.importorskip("pandas")
+    missing = [True, None, False]
+    columns = {
+        dtype: pandas.Series(missing, dtype=dtype) for dtype in ("boolean", "Int64", "Float32")
+    }
+    columns["category of Int64"] = columns["Int64"].astype("category")
+    columns["category of boolean"] = columns["boolean"].astype("category")
+    columns["array"] = columns["boolean"].array
+    columns["Index"] = pandas.Index(columns["boolean"])
+    columns["object"] = pandas.Series(missing, dtype=object)
+    if find_spec("pyarrow"):
+        columns["bool[pyarrow]"] = pandas.Series(missing, dtype="bool[pyarrow]")
+    return columns
+
+
+def polars_columns():
+    polars = pytest.importorskip("polars")
+    return {
+        name: polars.Series([True, None, False]).cast(getattr(polars, name))
+        for name in ("Boolean", "Int64", "Float32")
+    }
+
+
+def pyarrow_columns():
+    pyarrow = pytest.importorskip("pyarrow")
+    missing = [True, None, False]
+    return {"bool": pyarrow.array(missing), "chunks": pyarrow.chunked_array([missing])}
+
+
+@pytest.mark.parametrize("columns", [pandas_columns, polars_columns, pyarrow_columns])
+def test_missing_values_of_columns_are_nan(columns) -> None:
+    logits, mask = np.array([0.5, -3.0, 2.0]), np.array([1, 0, 1])
+    for name, column in columns().items():
+        expected = weighted(np.array([1.0, np.nan, 0.0]), logits, 2.0)
+        assert np.isnan(expected).tolist() == [False, True, False]
+        np.testing.assert_array_equal(weighted(column, logits, 2.0), expected, name)
+        np.testing.assert_array_equal(weighted([column], [logits], 2.0), [expected], name)
+        expected = weighted(np.array([1.0, 0.0, 0.0]), logits, 2.0, weight=mask)
+        np.testing.assert_array_equal(weighted(column, logits, 2.0, weight=mask), expected, name)
+        # Everywhere else, too.
+        ones = np.ones(3)
+        for argument in ("logits", "pos_weight", "weight"):
+            arguments = {"labels": ones, "logits": logits, "pos_weight": 1.0}
+            got = weighted(**{**arguments, argument: column})
+            expected = weighted(**{**arguments, argument: np.array([1.0, np.nan, 0.0])})
+            np.testing.assert_array_equal(got, expected, name)
+
+
+def test_tables_of_mixed_columns() -> None:
+    pandas, logits = pytest.importorskip("pandas"), np.array([[0.5, -3.0], [2.0, 1.0], [0.0, -1.0]])
+    expected = weighted(np.array([[1.0, 1], [0, 0], [1, 0]]), logits, 2.0)
+    columns = {"int": [1, 0, 1], "bool": [True, False, False]}
+    np.testing.assert_array_equal(weighted(pandas.DataFrame(columns), logits, 2.0), expected)
+    if find_spec("polars"):
+        import polars
+
+        np.testing.assert_array_equal(weighted(polars.DataFrame(columns), logits, 2.0), expected)
+    frame = pandas.DataFrame(columns).astype({"int": "Int64", "bool": "boolean"})
+    frame.loc[1] = pandas.NA
+    got = weighted(frame, logits, 2.0)
+    np.testing.assert_array_equal(np.isnan(got), [[False] * 2, [True] * 2, [False] * 2])
+    np.testing.assert_array_equal(got[::2], expected[::2])
+
+
+def test_columns_of_anything_else_are_refused() -> None:
+    pandas = pytest.importorskip("pandas")
+    for values in (
+        ["1", "0", None],
+        [1j, None, 0],
+        [pandas.Timestamp(0), None, None],
+        [[1], [0], []],
+    ):
+        column = pandas.Series(values, dtype=object)
+        with pytest.raises(TypeError, match=r"`labels` must hold real .* got dtype object"):
+            weighted(column, np.zeros(3), 2.0)
+    with pytest.raises(TypeError, match="got dtype object"):
+        weighted([1.0, None, 0.0], np.zeros(3), 2.0)
 
 
 LAYOUTS = {

@@ -17,6 +17,7 @@ from array_api_compat import (
 )
 from array_api_compat import device as device_of
 
+from logitloss._array_likes import read, refuse_mask_and_unit
 from logitloss._formula import Array, Namespace
 from logitloss._kernel import kernel
 from logitloss._libraries import as_lazy_array, library_of, placement
@@ -71,9 +72,9 @@ def check(
 
     labels, logits, pos_weight, weight = map(as_lazy_array, (labels, logits, pos_weight, weight))
     given = {"labels": labels, "logits": logits, "pos_weight": pos_weight, "weight": weight}
-    for argument, value in given.items():
-        _refuse_masked(argument, value)
-    arrays = {argument: value for argument, value in given.items() if _is_array(value)}
+    readable = {argument: read(argument, value) for argument, value in given.items()}
+    labels, logits, pos_weight, weight = readable.values()
+    arrays = {argument: value for argument, value in readable.items() if _is_array(value)}
     xp = _common_namespace(arrays)
     device = _common_device(arrays, xp)
 
@@ -137,17 +138,6 @@ def _is_python_number(value: object) -> bool:
 
 def _kind_of(value: object) -> str:
     return repr(value) if _is_python_number(value) else f"an object of type {type(value).__name__}"
-
-
-def _refuse_masked(argument: str, value: object) -> None:
-    # np.ma is imported on first use: only a subclass of ndarray can be worth it.
-    if not isinstance(value, np.ndarray) or type(value) is np.ndarray:
-        return
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"`{argument}` must not be a masked array: pass its data, and the mask as "
-            f"weight=~mask; got {type(value).__name__}."
-        )
 
 
 def _common_namespace(arrays: dict[str, Array]) -> Namespace:
@@ -365,7 +355,7 @@ def _checked_outs(out: object, call: Call) -> tuple[Array, ...]:
 
 
 def _check_out(argument: str, out: object, call: Call, order: int) -> None:
-    _refuse_masked(argument, out)
+    refuse_mask_and_unit(argument, out)
     xp, shape = call.xp, result_shape(call, order)
     if not _is_array(out) or array_namespace(out) is not xp:
         raise TypeError(
