@@ -336,6 +336,17 @@ def test_outputs_with_a_unit_are_refused(library: str) -> None:
         weighted(np.ones(3), np.ones(3), 1.0, out=with_unit(library, "m"))
 
 
+@pytest.mark.parametrize("argument", ["labels", "logits", "pos_weight", "weight"])
+def test_arrays_of_mlx_are_named(argument: str) -> None:
+    mlx = pytest.importorskip("mlx.core", exc_type=ImportError)
+    ones = np.ones(3)
+    for other in (ones, mlx.array([1.0, 1.0, 1.0])):
+        arguments = {"labels": other, "logits": other, "pos_weight": 1.0}
+        arguments[argument] = mlx.array([1.0, 0.0, 1.0])
+        with raises(TypeError, "must be an array that follows the array API", "mlx", "numpy.as"):
+            weighted(**arguments)
+
+
 def test_pos_weight_beyond_float_is_refused() -> None:
     with raises(ValueError, "`pos_weight` must fit in a float"):
         weighted([1.0], [1.0], 10**400)

@@ -143,6 +143,8 @@ def _kind_of(value: object) -> str:
 def _common_namespace(arrays: dict[str, Array]) -> Namespace:
     namespaces = {argument: array_namespace(value) for argument, value in arrays.items()}
     foreign = {name: xp for name, xp in namespaces.items() if not is_numpy_namespace(xp)}
+    for argument, xp in foreign.items():
+        _check_has_device(argument, arrays[argument], library_of(xp).name)
     if not foreign:
         return array_namespace(np.empty(0))
 
@@ -159,6 +161,17 @@ def _common_namespace(arrays: dict[str, Array]) -> Namespace:
             f"got {library.name} and {library_of(other).name}."
         )
     return xp
+
+
+def _check_has_device(argument: str, array: Array, library: str) -> None:
+    try:
+        device_of(array)
+    except AttributeError:
+        # MLX, the only one so far, has an `__array_namespace__` that is not the standard's either.
+        raise TypeError(
+            f"`{argument}` must be an array that follows the array API standard; got one of "
+            f"{library}, which does not: pass numpy.asarray({argument})."
+        ) from None
 
 
 def _common_device(arrays: dict[str, Array], xp: Namespace) -> Any:
