@@ -1,0 +1,154 @@
+"""PyTorch: its loss with logits under its own names and in its own order, scores first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from logitloss import _losses
+from logitloss._array_likes import read
+
+if TYPE_CHECKING:
+    from logitloss._losses import Reduction
+
+__all__ = ["BCEWithLogitsLoss", "binary_cross_entropy_with_logits"]
+
+
+class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
+    """Binary cross-entropy from logits as a module, in place of `torch.nn.BCEWithLogitsLoss`.
+
+    It is a subclass of the original, for libraries that ask which criterion they were given: skorch
+    applies a sigmoid to predictions only behind this one.
+
+    Parameters
+    ----------
+    weight : Tensor, array-like or float, optional
+        Weight of each element, which broadcasts to the input. Where it is zero an element
+        contributes exactly zero, NaN included.
+    reduction : {"mean", "sum", "none", "weighted_mean"}
+        As in `logitloss.weighted_cross_entropy_with_logits`. As in PyTorch, ``"mean"`` divides by
+        the number of elements, whatever their weights.
+    pos_weight : Tensor, array-like or float, optional
+        Weight of the positive term, one number or one for each class, which broadcasts to the
+        input.
+    size_average, reduce : None
+        PyTorch has deprecated them; anything but None is a TypeError.
+
+    Attributes
+    ----------
+    weight, pos_weight : Tensor or None
+        Buffers, as in PyTorch: they move with the module, and `state_dict` has them.
+
+    See Also
+    --------
+    binary_cross_entropy_with_logits : The same as a function.
+    logitloss.weighted_cross_entropy_with_logits : Has the formula, the accuracy and the special
+        values.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from logitloss.compat.torch import BCEWithLogitsLoss
+    >>> criterion = BCEWithLogitsLoss(pos_weight=torch.tensor([3.0]))
+    >>> output = torch.tensor([[0.5], [-2.0]], requires_grad=True)
+    >>> loss = criterion(output, torch.tensor([[1.0], [0.0]]))
+    >>> loss.backward()
+    >>> round(loss.item(), 4)
+    0.7746
+    """
+
+    def __init__(
+        self,
+        weight: Any = None,
+        reduction: str = "mean",
+        pos_weight: Any = None,
+        *,
+        size_average: None = None,
+        reduce: None = None,
+    ) -> None:
+        _refuse_legacy(reduction, size_average=size_average, reduce=reduce)
+        super().__init__(
+            weight=_buffer("weight", weight),
+            reduction=reduction,
+            pos_weight=_buffer("pos_weight", pos_weight),
+        )
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of the logits `input` for the labels `target`."""
+        return binary_cross_entropy_with_logits(
+            input, target, self.weight, reduction=self.reduction, pos_weight=self.pos_weight
+        )
+
+
+# A leaf for `torch.fx`, as what lies in `torch.nn` is.
+@torch.fx.wrap
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | float | None = None,
+    *,
+    reduction: str = "mean",
+    pos_weight: Tensor | float | None = None,
+    size_average: None = None,
+    reduce: None = None,
+) -> Tensor:
+    """Binary cross-entropy from logits, called as the function in `torch.nn.functional`.
+
+    Parameters
+    ----------
+    input, target : Tensor
+        Logits and labels, of the same shape: the other way round than everywhere else here.
+    weight, reduction, pos_weight, size_average, reduce
+        As in `BCEWithLogitsLoss`.
+
+    Returns
+    -------
+    Tensor
+        The loss, reduced to its mean by default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `logitloss.weighted_cross_entropy_with_logits`.
+
+    See Also
+    --------
+    BCEWithLogitsLoss : The same as a module.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from logitloss.compat.torch import binary_cross_entropy_with_logits
+    >>> output, labels = torch.tensor([0.5, -2.0]), torch.tensor([1.0, 0.0])
+    >>> binary_cross_entropy_with_logits(output, labels, reduction="none")
+    tensor([0.4741, 0.1269])
+    """
+    _refuse_legacy(reduction, size_average=size_average, reduce=reduce)
+    if pos_weight is None:
+        pos_weight = 1.0
+    loss: Tensor = _losses.weighted_cross_entropy_with_logits(
+        target, input, pos_weight, weight=weight, reduction=cast("Reduction", reduction)
+    )
+    return loss
+
+
+def _refuse_legacy(reduction: object, **legacy: object) -> None:
+    for argument, value in legacy.items():
+        if value is not None:
+            raise TypeError(
+                f"`{argument}` must be None, because PyTorch has deprecated it: use `reduction`; "
+                f"got {value!r}."
+            )
+    if isinstance(reduction, bool):
+        # PyTorch's second argument of a module is `size_average`.
+        raise TypeError(f"`reduction` must be a string; got {reduction!r}.")
+
+
+def _buffer(argument: str, value: Any) -> Tensor | None:
+    if value is None or isinstance(value, Tensor):
+        return value
+    tensor = torch.tensor(read(argument, value))
+    # One of integers would round what `load_state_dict` copies into it.
+    return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
