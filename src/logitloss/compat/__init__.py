@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from logitloss.compat import v1
 
 if TYPE_CHECKING:
+    from logitloss.compat import boosting as boosting
     from logitloss.compat import torch as torch
 
 __all__ = ["v1"]
 
-_ON_DEMAND = {"torch"}
+_ON_DEMAND = {"boosting", "torch"}
 
 if not TYPE_CHECKING:
 
