@@ -1,5 +1,7 @@
 """Sphinx configuration: `sphinx-build -n -W docs docs/_build/html`."""
 
+from importlib.util import find_spec
+
 from logitloss import __version__
 
 project = "logitloss"
@@ -16,11 +18,15 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build", "conftest.py"]
+# Of a class it shows the docstring alone, which says what its members are.
+templates_path = ["_templates"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
 autodoc_typehints = "none"
+# Without PyTorch the pages on `compat.torch` lack nothing but the signature of a class.
+autodoc_mock_imports = [] if find_spec("torch") else ["torch"]
 numpydoc_show_class_members = False
 # Parameters that are "as in" another function have no type; not every function needs the rest.
 numpydoc_validation_checks = {"all", "ES01", "EX01", "PR04", "RT02", "RT03", "SA01", "SA04"}
