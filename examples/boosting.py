@@ -1,9 +1,9 @@
 """Give XGBoost and LightGBM a custom objective, and compare it with their own.
 
-`logitloss.grad_and_hess` returns what gradient boosting asks of an objective: the gradient and the
-Hessian of the loss by raw score. For labels 0 and 1 a scalar `pos_weight` means what both libraries
-call `scale_pos_weight`, so that the same trees have to come out. The custom objective takes soft
-labels as well, here labels that are a little doubted.
+`logitloss.compat.boosting.Objective` returns what gradient boosting asks of an objective: the
+gradient and the Hessian of the loss by raw score. For labels 0 and 1 a scalar `pos_weight` means
+what both libraries call `scale_pos_weight`, so that the same trees have to come out. The custom
+objective takes soft labels as well, here labels that are a little doubted.
 
     python examples/boosting.py
 """
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 
-from logitloss import grad_and_hess, weighted_cross_entropy_with_logits
+from logitloss import weighted_cross_entropy_with_logits
+from logitloss.compat.boosting import Objective
 
 POS_WEIGHT = 10.0
 ROUNDS = 50
@@ -41,9 +42,6 @@ def with_xgboost(train: Floats, labels: Floats, test: Floats, is_custom: bool) -
     """Return the raw scores of the test rows."""
     import xgboost
 
-    def objective(scores: Floats, data: Any) -> tuple[Floats, Floats]:
-        return grad_and_hess(data.get_label(), scores, POS_WEIGHT)
-
     options: dict[str, Any] = {"max_depth": 3, "learning_rate": 0.1, "base_score": 0.5}
     if is_custom:
         # The score to start from; XGBoost's own objective would take base_score for a probability.
@@ -54,7 +52,7 @@ def with_xgboost(train: Floats, labels: Floats, test: Floats, is_custom: bool) -
         options,
         xgboost.DMatrix(train, labels),
         ROUNDS,
-        obj=objective if is_custom else None,
+        obj=Objective(POS_WEIGHT) if is_custom else None,
     )
     scores: Floats = booster.predict(xgboost.DMatrix(test), output_margin=True)
     return scores
@@ -64,12 +62,9 @@ def with_lightgbm(train: Floats, labels: Floats, test: Floats, is_custom: bool) 
     """Return the raw scores of the test rows."""
     import lightgbm
 
-    def objective(scores: Floats, data: Any) -> tuple[Floats, Floats]:
-        return grad_and_hess(data.get_label(), scores, POS_WEIGHT)
-
     options: dict[str, Any] = {"max_depth": 3, "learning_rate": 0.1, "verbosity": -1}
     if is_custom:
-        options["objective"] = objective
+        options["objective"] = Objective(POS_WEIGHT)
     else:
         options |= {
             "objective": "binary",
@@ -88,7 +83,7 @@ def main() -> None:
         soft_labels = train_labels * (1 - 2 * DOUBT) + DOUBT
         for objective, labels in (
             ("scale_pos_weight", train_labels),
-            ("grad_and_hess", train_labels),
+            ("Objective", train_labels),
             ("soft labels", soft_labels),
         ):
             try:

@@ -123,7 +123,7 @@ def test_boosting_prints_equal_rows(capsys: pytest.CaptureFixture[str]) -> None:
     rows = printed_table(capsys.readouterr().out)
     assert [row[0] for row in rows] == ["XGBoost"] * 3 + ["LightGBM"] * 3
     for own, custom, soft in (rows[:3], rows[3:]):
-        assert own[1] == "scale_pos_weight" and custom[1] == "grad_and_hess"
+        assert own[1] == "scale_pos_weight" and custom[1] == "Objective"
         assert own[2:] == custom[2:]
         assert soft[1] == "soft labels" and float(soft[2]) != float(own[2])
 
