@@ -256,7 +256,7 @@ def test_cross_validation_of_both() -> None:
 
 
 # It would compile the objective.
-@pytest.mark.filterwarnings("ignore:Failed to (import numba|optimize method)")
+@pytest.mark.filterwarnings("ignore:(Failed to import numba|Can't optim|Failed to optim)")
 @is_weighted
 def test_catboost(is_weighted: bool) -> None:
     catboost = pytest.importorskip("catboost")
