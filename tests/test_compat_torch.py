@@ -116,14 +116,33 @@ def test_compiled_and_traced() -> None:
     assert torch.equal(traced(OUTPUT, LABELS), criterion(OUTPUT, LABELS))
 
 
-@pytest.mark.parametrize("pos_weight", [3, 3.0, np.float64(3), [3, 1, 0.5], np.array([3, 1, 2])])
-def test_plain_numbers_become_buffers(pos_weight) -> None:
+@pytest.mark.parametrize(
+    ("pos_weight", "dtype"),
+    [
+        (3, torch.float32),
+        (0.1, torch.float32),
+        ([3, 1, 2], torch.float32),
+        ([0.1, 1.0, 2.0], torch.float32),
+        (np.float64(0.1), torch.float64),
+        (np.array([0.1, 1.0, 2.0]), torch.float64),
+        (np.array([3, 1, 2]), torch.float32),
+    ],
+)
+def test_plain_numbers_become_buffers(pos_weight, dtype) -> None:
     criterion = BCEWithLogitsLoss(pos_weight=pos_weight)
-    assert criterion.pos_weight.is_floating_point()
-    expected = BCEWithLogitsLoss(pos_weight=torch.tensor(pos_weight))(OUTPUT, LABELS)
-    assert torch.equal(criterion(OUTPUT, LABELS), expected)
-    got = binary_cross_entropy_with_logits(OUTPUT, LABELS, pos_weight=pos_weight)
-    assert torch.equal(got, expected)
+    assert criterion.pos_weight.dtype is dtype
+    got = criterion(OUTPUT, LABELS)
+    assert got.dtype is torch.float32
+    assert torch.equal(got, BCEWithLogitsLoss(pos_weight=torch.tensor(pos_weight))(OUTPUT, LABELS))
+    function = binary_cross_entropy_with_logits(OUTPUT, LABELS, pos_weight=pos_weight)
+    assert torch.equal(got, function)
+
+
+@pytest.mark.parametrize("value", ["Hello", 3 + 2j, [1.0, "a"], object(), [None]])
+def test_other_buffers_are_refused(value) -> None:
+    for argument in ("weight", "pos_weight"):
+        with pytest.raises(TypeError, match=f"`{argument}` must hold real floating"):
+            BCEWithLogitsLoss(**{argument: value})
 
 
 def test_masks_are_not_lost_in_buffers() -> None:

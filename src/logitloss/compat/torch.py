@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -149,6 +150,13 @@ def _refuse_legacy(reduction: object, **legacy: object) -> None:
 def _buffer(argument: str, value: Any) -> Tensor | None:
     if value is None or isinstance(value, Tensor):
         return value
-    tensor = torch.tensor(read(argument, value))
-    # One of integers would round what `load_state_dict` copies into it.
-    return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+    array = np.asarray(read(argument, value))
+    if array.dtype.kind not in "fiub":
+        raise TypeError(
+            f"`{argument}` must hold real floating, integer or boolean values; "
+            f"got dtype {array.dtype}."
+        )
+    # Python's numbers take PyTorch's default. Integers do so too, because a buffer of integers
+    # would round what `load_state_dict` copies into it.
+    keeps_dtype = isinstance(value, (np.ndarray, np.generic)) and array.dtype.kind == "f"
+    return torch.tensor(array, dtype=None if keeps_dtype else torch.get_default_dtype())
