@@ -56,9 +56,10 @@ def test_show_config(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 needs_openmp = pytest.mark.skipif(not kernel.OPENMP, reason="built without OpenMP")
+needs_threads = pytest.mark.skipif(not kernel.HAS_THREADS, reason="built without threads")
 
 
-@needs_openmp
+@needs_threads
 def test_set_num_threads() -> None:
     for threads in (1, 3, np.int64(5)):
         logitloss.set_num_threads(threads)
@@ -84,7 +85,7 @@ def test_bad_number_of_threads(n, error: type[Exception]) -> None:
     assert logitloss.get_num_threads() == before
 
 
-@needs_openmp
+@needs_threads
 @pytest.mark.parametrize(
     ("variables", "threads"),
     [
@@ -104,7 +105,7 @@ def test_environment(variables: dict[str, str], threads: int | None) -> None:
     assert int(result.stdout) == (threads or _threads._threads_of_machine())
 
 
-@needs_openmp
+@needs_threads
 @pytest.mark.parametrize(
     "value", ["", " ", "0", "-3", "many", "2.5", "4,x", ",", "0x4", "99999999", "9" * 5000]
 )
@@ -128,7 +129,7 @@ def test_nonsense_in_the_environment(value: str) -> None:
     assert repr(value) in result.stderr
 
 
-@needs_openmp
+@needs_threads
 def test_an_explicit_call_overrides_the_environment() -> None:
     script = "import logitloss; logitloss.set_num_threads(5); print(logitloss.get_num_threads())"
     result = run(script, LOGITLOSS_NUM_THREADS="3", OMP_NUM_THREADS="2")
@@ -145,7 +146,7 @@ print(len(os.listdir("/proc/self/task")) - before)
 """
 
 
-@needs_openmp
+@needs_threads
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no list of threads")
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_no_more_and_no_fewer_threads_are_started(threads: int) -> None:
@@ -155,7 +156,7 @@ def test_no_more_and_no_fewer_threads_are_started(threads: int) -> None:
     assert int(result.stdout) == threads - 1
 
 
-@needs_openmp
+@needs_threads
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no processor affinity")
 def test_affinity() -> None:
     processors = os.sched_getaffinity(0)
@@ -213,7 +214,7 @@ print(logitloss.get_num_threads())
     assert result.stdout.split() == ["1", "4", "4"]
 
 
-@needs_openmp
+@needs_threads
 def test_one_thread_limits_the_calling_thread_only() -> None:
     logitloss.set_num_threads(3)
     others: list[int] = []

@@ -58,8 +58,8 @@ def get_num_threads() -> int:
     That is the number given to `set_num_threads`; without it ``LOGITLOSS_NUM_THREADS`` or
     ``OMP_NUM_THREADS``; without them the processors that this process may run on, and no more
     than its container's quota pays for. A limit set by threadpoolctl lowers the latter two. It
-    is 1 in a process forked from one that had imported logitloss, because OpenMP runtimes do
-    not survive a fork, and 1 where the extension was built without OpenMP. An
+    is 1 in a process forked from one that had imported logitloss, because pools of threads do
+    not survive a fork, and 1 where the extension was built without threads. An
     ``OMP_NUM_THREADS`` that is not a number is ignored; but it is 1 where the runtime is that of
     Clang, which may abort the process then.
 

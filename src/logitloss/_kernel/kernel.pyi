@@ -6,6 +6,7 @@ _Array: TypeAlias = np.ndarray[Any, Any]
 
 BLOCK: int
 OPENMP: int
+HAS_THREADS: bool
 CLANG_OPENMP: bool
 REDUCTIONS: tuple[str, ...]
 TARGET: str

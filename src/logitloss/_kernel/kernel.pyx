@@ -11,7 +11,6 @@ from cpython.long cimport PyLong_AsDouble, PyLong_Check
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_INCREF
-from cython.parallel cimport prange
 from libc.string cimport memset
 
 cdef extern from "numpy/arrayobject.h":
@@ -122,6 +121,12 @@ cdef extern from "targets.h" nogil:
 
     int logitloss_list_targets(logitloss_target *targets) noexcept
 
+cdef extern from "parallel.h" nogil:
+    const bint LOGITLOSS_HAS_THREADS
+    void logitloss_share(
+        int parts, void (*work)(void *context, size_t part) noexcept nogil, void *context
+    ) noexcept
+
 cdef extern from "xla.h" nogil:
     void *logitloss_xla_handler(logitloss_run *float32, logitloss_run *float64) noexcept
 
@@ -144,6 +149,7 @@ cdef enum:
     # Those that have had their numbers since NumPy 1.
     NUMPY_TYPES = cnp.NPY_NTYPES_LEGACY
 OPENMP = LOGITLOSS_OPENMP
+HAS_THREADS = LOGITLOSS_HAS_THREADS
 CLANG_OPENMP = LOGITLOSS_CLANG_OPENMP
 
 cdef logitloss_run *_run_float32
@@ -230,13 +236,13 @@ def get_threads():
 
 cdef int _threads() noexcept nogil:
     cdef int threads = _default_threads, openmp
-    if not LOGITLOSS_OPENMP or logitloss_is_forked_child:
+    if not LOGITLOSS_HAS_THREADS or logitloss_is_forked_child:
         return 1
     if LOGITLOSS_CLANG_OPENMP and not _can_ask_openmp:
         return 1
     if _requested_threads:
         threads = _requested_threads
-    elif _can_ask_openmp:
+    elif LOGITLOSS_OPENMP and _can_ask_openmp:
         # threadpoolctl and omp_set_num_threads show themselves here.
         openmp = omp_get_max_threads()
         if 0 < openmp < _unlimited_openmp_threads and openmp < threads:
@@ -255,27 +261,45 @@ cdef logitloss_sums _execute(const logitloss_task *task, void *context) noexcept
     return _execute_slices(task, run, width)
 
 
+# What the threads of a call share.
+cdef struct slices:
+    const logitloss_task *task
+    logitloss_run *run
+    Py_ssize_t width, count
+    int parts
+    logitloss_sums sums[LOGITLOSS_MAX_SLICES]
+
+
+cdef void _run_part(void *context, size_t part) noexcept nogil:
+    """Run the slices of one part, which follow on each other."""
+    cdef slices *all = <slices *>context
+    cdef Py_ssize_t i, start
+    for i in range(
+        all.count * <Py_ssize_t>part // all.parts, all.count * (<Py_ssize_t>part + 1) // all.parts
+    ):
+        start = i * all.width
+        all.sums[i] = all.run(all.task, start, min(all.task.size, start + all.width))
+
+
 cdef logitloss_sums _execute_slices(
     const logitloss_task *task, logitloss_run *run, Py_ssize_t width
 ) noexcept nogil:
     """Share the slices of a task among threads, and add up their sums in order."""
-    cdef logitloss_sums sums[LOGITLOSS_MAX_SLICES]
+    cdef slices all
     cdef logitloss_sums total
-    cdef Py_ssize_t size = task.size
-    cdef Py_ssize_t slices = (size + width - 1) // width
     cdef Py_ssize_t i
-    cdef int threads = 1 if size < _parallel_size else _threads()
-    if threads > slices:
-        threads = <int>slices
-    if threads > 1:
-        for i in prange(slices, num_threads=threads, schedule="static"):
-            sums[i] = run(task, i * width, min(size, (i + 1) * width))
+    all.task, all.run, all.width = task, run, width
+    all.count = (task.size + width - 1) // width
+    all.parts = 1 if task.size < _parallel_size else _threads()
+    if all.parts > all.count:
+        all.parts = <int>all.count
+    if all.parts > 1:
+        logitloss_share(all.parts, _run_part, &all)
     else:
-        for i in range(slices):
-            sums[i] = run(task, i * width, min(size, (i + 1) * width))
+        _run_part(&all, 0)
     memset(&total, 0, sizeof(total))
-    for i in range(slices):
-        logitloss_add_both(&total, &sums[i])
+    for i in range(all.count):
+        logitloss_add_both(&total, &all.sums[i])
     return total
 
 
