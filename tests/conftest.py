@@ -76,6 +76,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("backend", backends.NAMES, indirect=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what names a dtype that this platform has not."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        for value in callspec.params.values() if callspec else ():
+            if isinstance(value, str) and value in backends.MISSING:
+                item.add_marker(pytest.mark.skip(reason=backends.MISSING[value]))
+
+
 @pytest.fixture
 def backend(request: pytest.FixtureRequest) -> backends.Backend:
     return backends.get(request.param)

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import ml_dtypes
 import mpmath
 import numpy as np
 from mpmath import mp, mpf
@@ -74,21 +73,29 @@ def at(function: Callable[..., mpf], *arrays: np.ndarray) -> tuple[mpf, ...]:
     return _at(function, tuple(zip(*arrays, strict=True)))
 
 
+def _format(dtype: str) -> tuple[int, int, int]:
+    """The exponents of the smallest and the largest numbers, and the bits of the mantissa."""
+    if dtype == "bfloat16":
+        return -126, 127, 7
+    limits = np.finfo(dtype)
+    return int(limits.minexp), int(limits.maxexp) - 1, int(limits.nmant)
+
+
 def largest(dtype: str) -> mpf:
-    return exact(ml_dtypes.finfo(dtype).max)
+    _, exponent, bits = _format(dtype)
+    return mp.ldexp(2 ** (bits + 1) - 1, exponent - bits)
 
 
 def smallest_normal(dtype: str) -> mpf:
-    return exact(ml_dtypes.finfo(dtype).smallest_normal)
+    return mp.ldexp(1, _format(dtype)[0])
 
 
 def ulp(value: mpf, dtype: str) -> mpf:
     """The spacing of `dtype` at `value`; below the normal numbers it is that of the subnormals."""
-    limits = ml_dtypes.finfo(dtype)
-    exponent = int(limits.minexp)
+    exponent, _, bits = _format(dtype)
     if value:
         exponent = max(exponent, mp.mag(value) - 1)
-    return mp.ldexp(1, exponent - limits.nmant)
+    return mp.ldexp(1, exponent - bits)
 
 
 def distances(

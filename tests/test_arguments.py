@@ -125,8 +125,7 @@ def test_values_of_other_libraries_must_be_real(backend: Backend, argument: str)
 
 
 def test_eight_bit_floats_are_refused() -> None:
-    import ml_dtypes
-
+    ml_dtypes = pytest.importorskip("ml_dtypes")
     with raises(TypeError, "`labels` must hold real", "float8_e4m3fn"):
         weighted(np.ones(3, ml_dtypes.float8_e4m3fn), np.ones(3), 1.0)
     torch = pytest.importorskip("torch")
@@ -135,6 +134,7 @@ def test_eight_bit_floats_are_refused() -> None:
 
 
 def test_dtypes_without_a_common_one() -> None:
+    pytest.importorskip("ml_dtypes")
     with raises(
         TypeError, "`labels` and `logits` must have floating dtypes", "bfloat16", "float16"
     ):

@@ -106,10 +106,8 @@ def test_every_instruction_set_is_accurate(target: str) -> None:
 def test_unknown_instruction_set() -> None:
     result = run("import logitloss", LOGITLOSS_CPU="mmx")
     assert result.returncode == 1
-    assert (
-        f"ImportError: `LOGITLOSS_CPU` must be one of {kernel.AVAILABLE_TARGETS[0]}"
-        in result.stderr
-    )
+    available = ", ".join(kernel.AVAILABLE_TARGETS)
+    assert f"ImportError: `LOGITLOSS_CPU` must be one of {available} on" in result.stderr
     assert "'mmx'" in result.stderr
 
 
