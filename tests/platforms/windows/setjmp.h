@@ -1,0 +1,3 @@
+/* Clang's intrin.h wants the name. */
+#pragma once
+typedef int jmp_buf[64];
