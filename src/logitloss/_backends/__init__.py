@@ -9,8 +9,8 @@ from logitloss._call import check
 from logitloss._formula import Array
 from logitloss._libraries import is_tensor, library_of, load_backend
 
-# Looked up by its name, since an import statement takes a thirtieth of a small call; the first time it
-# is one, which Dynamo can trace.
+# Looked up by its name, since an import statement takes a thirtieth of a small call; the first time
+# it is one, which Dynamo can trace.
 _TORCH = "logitloss._backends.torch"
 
 
@@ -27,7 +27,7 @@ def compute(
     """Check what was passed, and compute it where its arrays belong."""
     results: tuple[Array, ...]
     if is_tensor(logits):
-        torch = sys.modules.get(_TORCH)
+        torch: Any = sys.modules.get(_TORCH)
         if torch is None:
             from logitloss._backends import torch
         # It knows tensors alone, which takes a tenth of the time and leaves Dynamo nothing to
