@@ -396,6 +396,16 @@ def test_unknown_reduction_names_the_known_ones(reduction) -> None:
                 FUNCTIONS[name](one, one, 1.0, reduction=reduction)
 
 
+@pytest.mark.parametrize(
+    "value", [np.timedelta64(1), np.timedelta64(5, "s"), np.datetime64(0, "s")]
+)
+@pytest.mark.parametrize("argument", ["pos_weight", "weight"])
+def test_times_are_no_coefficients(argument: str, value) -> None:
+    coefficients = {"pos_weight": 1.0, argument: value}
+    with raises(TypeError, f"`{argument}` must hold real floating, integer or boolean values"):
+        weighted(np.zeros(2), np.zeros(2), **coefficients)
+
+
 def test_name_must_be_a_string() -> None:
     with raises(TypeError, "`name` must be a string or None; got an object of type list."):
         weighted([1.0], [1.0], 1.0, [1.0])

@@ -182,21 +182,33 @@ def test_every_half_is_read_as_it_is(dtype: str, patterns: np.ndarray) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("strided", [False, True])
 def test_every_result_is_rounded_to_nearest_even(dtype: str, strided: bool) -> None:
-    """The gradient at zero logits is half of 1 - z: every float32 can be asked for."""
+    """What float32 gives for the same numbers, of any exponent and any last bits, rounded once."""
     kind = np.float16 if dtype == "float16" else ml_dtypes.bfloat16
-    upper = np.arange(2**16, dtype=np.uint32) << 16
-    lower = [0x0000, 0x0001, 0x7FFF, 0x8000, 0x8001, 0xFFFF, 0x0FFF, 0x1000, 0x1001, 0x3000]
-    for low in lower:
-        wide = (upper | np.uint32(low)).view(np.float32)
+    rng = np.random.default_rng(0)
+    size = 100_003
+    logits = (rng.normal(size=size) * 10.0 ** rng.uniform(-3, 2, size)).astype(kind)
+    labels = rng.choice([0, 0.25, 0.75, 1], size).astype(kind)
+    weight = (10.0 ** rng.uniform(-7, 4.8, size)).astype(kind)
+    wide = [a.astype(np.float32) for a in (labels, logits, weight)]
+    for function in (logitloss.value_and_grad, logitloss.grad_and_hess):
+        expected = function(*wide[:2], 2.5, weight=wide[2])
+        outs = [np.empty((size, 2), kind)[:, 0] if strided else np.empty(size, kind) for _ in "ab"]
+        function(labels, logits, 2.5, weight=weight, out=tuple(outs))
         with np.errstate(all="ignore"):
-            wide = np.where(np.abs(wide) < 1e38, wide, 1)
-            # Weights multiply a gradient of exactly 1.
-            labels, logits = np.zeros(2**16, kind), np.full(2**16, np.inf, kind)
-            out = np.empty((2**16, 2), kind)[:, 0] if strided else np.empty(2**16, kind)
-            other = np.empty(2**16, kind)
-            # The weight is rounded once as it is read; it is the gradient then.
-            logitloss.grad_and_hess(labels, logits, weight=wide, out=(out, other))
-            np.testing.assert_array_equal(out, wide.astype(kind))
+            assert_same(outs, [result.astype(kind) for result in expected])
+
+
+@pytest.mark.parametrize("kind", ["labels", "weight"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_any_byte_but_zero_is_true(kind: str, dtype: str) -> None:
+    memory = np.arange(256, dtype=np.uint8).view(bool)
+    labels, logits = np.zeros(256, dtype), np.linspace(-5, 5, 256).astype(dtype)
+    for flags in (memory, np.repeat(memory, 2)[::2], memory[100:101]):
+        arguments = {"labels": labels[: flags.size], "weight": None, kind: flags}
+        truth = arguments | {kind: (flags.view(np.uint8) != 0).astype(dtype)}
+        for function in FUNCTIONS.values():
+            got = function(logits=logits[: flags.size], pos_weight=2.5, **arguments)
+            assert_same(got, function(logits=logits[: flags.size], pos_weight=2.5, **truth))
 
 
 @pytest.mark.parametrize("shape", [(7,), (1, 7), (5, 1), (5, 7), (3, 1, 7), (3, 5, 1), (3, 1, 1)])
@@ -230,7 +242,7 @@ def test_rows_and_columns_of_every_length(size: int, dtype: str) -> None:
         assert_same(got, function(labels, logits, pos_weight, weight=weight))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "byte-swapped"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_results_in_every_layout(layout: str, dtype: str, no_formula: None) -> None:
     for shape in SHAPES:
@@ -241,8 +253,6 @@ def test_results_in_every_layout(layout: str, dtype: str, no_formula: None) -> N
                 LAYOUTS[layout](np.full(e.shape, 7, dtype)) if e.ndim else np.empty((), dtype)
                 for e in expected
             ]
-            if any(out.dtype != dtype for out in outs):
-                return
             outs = [out if out.flags.writeable else out.copy() for out in outs]
             got = FUNCTIONS[name](*arguments[:3], weight=arguments[3], out=outs)
             assert [a is b for a, b in zip(got, outs, strict=True)] == [True, True]
@@ -289,7 +299,7 @@ def test_many_axes() -> None:
 def test_against_exact_arithmetic() -> None:
     """A mixture of everything, at 50 digits: float32 logits, the rest of other dtypes."""
     labels, logits, pos_weight, weight = values((9, 11), "float32")
-    z = np.asfortranarray(labels).astype("?")[::-1][::-1]
+    z = np.asfortranarray(labels).astype("?")
     x = np.repeat(logits, 2, axis=1)[:, ::2]
     q = pos_weight[0].astype(">f8")
     w = weight[:, :1].astype("u2")

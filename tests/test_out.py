@@ -217,3 +217,13 @@ def test_out_of_another_library_or_device() -> None:
         weighted(LABELS, LOGITS, 2.0, out=buffer(strict))
     with pytest.raises(ValueError, match=r"`out` must be on device .*CPU_DEVICE.*; got .*device1"):
         weighted(labels, logits, 2.0, out=buffer(device1))
+
+
+def test_outs_of_a_subclass(tmp_path) -> None:
+    """They are returned as they were given, however many axes they have."""
+    for shape in ((2, 3), (1, 2) * 11):
+        labels, logits = np.zeros(shape), np.ones(shape)
+        for order in ("C", "F"):
+            out = np.memmap(tmp_path / "out", float, "w+", shape=shape, order=order)
+            assert weighted(labels, logits, 2.0, out=out) is out
+            np.testing.assert_array_equal(out, weighted(labels, logits, 2.0))

@@ -8,6 +8,7 @@ import weakref
 
 import numpy as np
 import pytest
+from torch.autograd import forward_ad
 from torch_cases import (
     FUNCTIONS,
     MARKS,
@@ -410,3 +411,46 @@ def test_short_cut_agrees_with_the_parser() -> None:
             for got, expected in zip(call, checked, strict=True):
                 assert got is expected or got == expected
     assert taken > 30
+
+
+def test_two_half_precisions_meet_in_float32() -> None:
+    labels, logits = torch.tensor([0.0, 1.0]).half(), torch.tensor([1.0, -2.0]).bfloat16()
+    expected = weighted(labels.float(), logits.float(), 2.0)
+    for z, x in ((labels, logits), (labels.bfloat16(), logits.half())):
+        got = weighted(z, x, 2.0)
+        assert got.dtype is torch.float32
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    leaf = logits.clone().requires_grad_()
+    weighted(labels, leaf, 2.0, reduction="mean").backward()
+    assert leaf.grad.dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_negated_views_are_read(dtype: str) -> None:
+    logits = torch.tensor([1.0, -2.0, 0.5]).to(getattr(torch, dtype))
+    labels = torch.tensor([1.0, 0.0, 1.0]).to(logits.dtype)
+    got = weighted(labels, torch._neg_view(logits), 2.0)
+    torch.testing.assert_close(got, weighted(labels, -logits, 2.0), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_outs_with_memory_in_common(dtype: str) -> None:
+    memory = torch.zeros(5, dtype=getattr(torch, dtype))
+    labels, logits = torch.zeros(4, dtype=memory.dtype), torch.ones(4, dtype=memory.dtype)
+    for function in (logitloss.value_and_grad, logitloss.grad_and_hess):
+        with pytest.raises(ValueError, match="`out` must be two arrays with no memory in common"):
+            function(labels, logits, out=(memory[:4], memory[1:]))
+    assert (memory == 0).all()
+    apart = torch.zeros(8, dtype=memory.dtype)
+    outs = apart[::2], apart[1::2]
+    for out, expected in zip(outs, logitloss.value_and_grad(labels, logits), strict=True):
+        logitloss.value_and_grad(labels, logits, out=outs)
+        torch.testing.assert_close(out, expected, rtol=0, atol=0)
+
+
+def test_out_beside_a_tangent() -> None:
+    labels, out = torch.zeros(2), torch.empty(2)
+    with forward_ad.dual_level():
+        logits = forward_ad.make_dual(torch.ones(2), torch.ones(2))
+        with pytest.raises(RuntimeError, match="`out` must be None"):
+            weighted(labels, logits, 2.0, out=out)

@@ -1,6 +1,6 @@
 """Turn what the caller passed into checked arrays of one namespace, or say what is wrong with it.
 
-Every error message of the library is worded here: `` `argument` must <rule>; got <value>. ``
+What is wrong with an argument is worded here: `` `argument` must <rule>; got <value>. ``
 """
 
 from __future__ import annotations
@@ -104,6 +104,10 @@ def result_shape(call: Call, order: int) -> tuple[Any, ...]:
 
 def refuse_layout(argument: str, layout: str) -> None:
     raise TypeError(f"`{argument}` must be a dense tensor; got layout {layout}.")
+
+
+def refuse_shared_outs() -> None:
+    raise ValueError("`out` must be two arrays with no memory in common; got overlapping ones.")
 
 
 def resolve_targets(labels: object, targets: object) -> object:
@@ -362,8 +366,8 @@ def _checked_outs(out: object, call: Call) -> tuple[Array, ...]:
         raise ValueError(f"`out` must be a pair of arrays; got {len(out)} of them.")
     for index, order in enumerate(call.orders):
         _check_out(f"out[{index}]", out[index], call, order)
-    if any(one is other or _share_memory(one, other) for one, other in combinations(out, 2)):
-        raise ValueError("`out` must be two arrays with no memory in common; got overlapping ones.")
+    if any(one is other or share_memory(one, other) for one, other in combinations(out, 2)):
+        refuse_shared_outs()
     return tuple(out)
 
 
@@ -388,7 +392,7 @@ def _check_out(argument: str, out: object, call: Call, order: int) -> None:
         raise ValueError(f"`{argument}` must not overlap itself; got strides {out.strides}.")
 
 
-def _share_memory(first: Array, second: Array) -> bool:
+def share_memory(first: Array, second: Array) -> bool:
     # The exact question is NP-hard: past the bound on work, overlap is presumed.
     return isinstance(first, np.ndarray) and np.may_share_memory(
         first,

@@ -55,5 +55,5 @@ def _name(value: Any) -> str:
         return value.decode(errors="replace")
     if isinstance(value, float | np.floating) and value == np.floor(value):
         # Numbers in text are read as float64 if they are used as numbers, too.
-        return f"{value:.0f}"
+        return f"{value + 0.0:.0f}"
     return str(value)

@@ -308,6 +308,7 @@ INLINE void accumulate(partial_sums *restrict sums, const REAL *restrict values)
 #define FROM_FLOAT16(value) (REAL)logitloss_from_float16(value)
 #define FROM_BFLOAT16(value) (REAL)logitloss_from_bfloat16(value)
 #define FROM_NUMBER(value) (REAL)(value)
+#define FROM_BOOL(value) (REAL)((value) != 0)
 
 /* `rows` runs of n elements each.  By memcpy, since an element may lie at any address. */
 NOINLINE static void convert(const logitloss_operand *operand, const char *data, ptrdiff_t stride, ptrdiff_t n,
@@ -354,6 +355,7 @@ NOINLINE static void convert(const logitloss_operand *operand, const char *data,
         CONVERT(LOGITLOSS_FLOAT32, float, FROM_NUMBER);
         CONVERT(LOGITLOSS_FLOAT64, double, FROM_DOUBLE);
         CONVERT(LOGITLOSS_LONGDOUBLE, long double, FROM_DOUBLE);
+        CONVERT(LOGITLOSS_BOOL, uint8_t, FROM_BOOL);
         CONVERT(LOGITLOSS_INT8, int8_t, FROM_NUMBER);
         CONVERT(LOGITLOSS_UINT8, uint8_t, FROM_NUMBER);
         CONVERT(LOGITLOSS_INT16, int16_t, FROM_NUMBER);
@@ -698,7 +700,7 @@ INLINE logitloss_sums run_blocks(const logitloss_task *task, ptrdiff_t start, pt
     input logits, labels, pos_weight, weight;
     output losses, gradients, hessians;
     partial_sums sums, weight_sums;
-    const int divides = orders & LOGITLOSS_GRADIENT && task->divisor != 1
+    const int divides = orders != LOGITLOSS_LOSS && task->divisor != 1
                         && (orders & LOGITLOSS_HESSIAN || !has_reciprocal(task->divisor));
     const pair factor = orders & LOGITLOSS_GRADIENT ? reciprocal(divides ? 1 : task->divisor) : (pair){1, 0};
     const int is_overwritten = task->logits.is_overwritten || task->labels.is_overwritten
@@ -755,8 +757,12 @@ INLINE logitloss_sums run_blocks(const logitloss_task *task, ptrdiff_t start, pt
         }
         if (general && task->adds_weights)
             accumulate_padded(&weight_sums, in.weight, n);
-        if (divides)
-            divide(to.gradients, in.weight, general, task->divisor, n);
+        if (divides) {
+            if (orders & LOGITLOSS_GRADIENT)
+                divide(to.gradients, in.weight, general, task->divisor, n);
+            if (orders & LOGITLOSS_HESSIAN)
+                divide(to.hessians, in.weight, general, task->divisor, n);
+        }
         if (orders & LOGITLOSS_LOSS)
             close_output(&losses, at, n);
         if (orders & LOGITLOSS_GRADIENT)

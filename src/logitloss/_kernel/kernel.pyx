@@ -35,6 +35,7 @@ cdef extern from "task.h" nogil:
         LOGITLOSS_FLOAT32
         LOGITLOSS_FLOAT64
         LOGITLOSS_LONGDOUBLE
+        LOGITLOSS_BOOL
         LOGITLOSS_INT8
         LOGITLOSS_UINT8
         LOGITLOSS_INT16
@@ -313,7 +314,7 @@ cdef int _set_types() except -1:
     cdef int number
     for number in range(NUMPY_TYPES):
         _types[number] = -1
-    _types[<int>cnp.NPY_BOOL] = LOGITLOSS_UINT8
+    _types[<int>cnp.NPY_BOOL] = LOGITLOSS_BOOL
     _types[NPY_HALF] = LOGITLOSS_FLOAT16
     _types[<int>cnp.NPY_FLOAT] = LOGITLOSS_FLOAT32
     _types[<int>cnp.NPY_DOUBLE] = LOGITLOSS_FLOAT64
@@ -399,7 +400,7 @@ cdef inline bint _describe_coefficient(
         except OverflowError:
             return False
         return True
-    if isinstance(value, _NUMBERS):
+    if isinstance(value, _NUMBERS) and not isinstance(value, np.timedelta64):
         number[0] = value
         return True
     return False
@@ -466,7 +467,9 @@ cdef inline bint _is_output(object out, logitloss_array *described, logitloss_ty
 def overlaps_itself(cnp.ndarray array):
     """Whether two elements of an array lie in the same memory."""
     cdef logitloss_array described
-    _describe(&described, np.asarray(array))
+    # The kernel takes no subclasses.
+    array = np.asarray(array)
+    _describe(&described, array)
     # Long double, which the kernel does not write, lies in memory like any other type.
     return logitloss_overlaps_itself(&described)
 

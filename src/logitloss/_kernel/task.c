@@ -7,7 +7,7 @@
 
 const ptrdiff_t logitloss_itemsizes[LOGITLOSS_TYPES] = {
     [LOGITLOSS_FLOAT16] = 2, [LOGITLOSS_BFLOAT16] = 2, [LOGITLOSS_FLOAT32] = 4, [LOGITLOSS_FLOAT64] = 8,
-    [LOGITLOSS_LONGDOUBLE] = sizeof(long double), [LOGITLOSS_INT8] = 1, [LOGITLOSS_UINT8] = 1,
+    [LOGITLOSS_LONGDOUBLE] = sizeof(long double), [LOGITLOSS_BOOL] = 1, [LOGITLOSS_INT8] = 1, [LOGITLOSS_UINT8] = 1,
     [LOGITLOSS_INT16] = 2, [LOGITLOSS_UINT16] = 2, [LOGITLOSS_INT32] = 4, [LOGITLOSS_UINT32] = 4,
     [LOGITLOSS_INT64] = 8, [LOGITLOSS_UINT64] = 8,
 };
@@ -113,6 +113,7 @@ static double first_of(const logitloss_operand *operand, logitloss_type type)
         READ(LOGITLOSS_FLOAT32, float, )
         READ(LOGITLOSS_FLOAT64, double, )
         READ(LOGITLOSS_LONGDOUBLE, long double, )
+        READ(LOGITLOSS_BOOL, uint8_t, !!)
         READ(LOGITLOSS_INT8, int8_t, )
         READ(LOGITLOSS_UINT8, uint8_t, )
         READ(LOGITLOSS_INT16, int16_t, )
@@ -248,8 +249,6 @@ double logitloss_compute(logitloss_task *task, logitloss_reduction reduction, do
     if (reduction == LOGITLOSS_WEIGHTED_MEAN) {
         if (!task->weight.data)
             divisor = task->weight_value * (double)task->size;
-        else if (!task->size)
-            divisor = 0;
         /* A gradient has to know before; and of broadcast weights there are fewer. */
         else if (task->orders != LOGITLOSS_LOSS || is_broadcast(&task->weight))
             divisor = sum_of_weights(task, execute, context);

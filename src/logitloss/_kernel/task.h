@@ -24,8 +24,9 @@ typedef enum {
     LOGITLOSS_FLOAT32,
     LOGITLOSS_FLOAT64,
     LOGITLOSS_LONGDOUBLE, /* read only */
+    LOGITLOSS_BOOL, /* any byte but 0 is 1 */
     LOGITLOSS_INT8,
-    LOGITLOSS_UINT8, /* and bool */
+    LOGITLOSS_UINT8,
     LOGITLOSS_INT16,
     LOGITLOSS_UINT16,
     LOGITLOSS_INT32,

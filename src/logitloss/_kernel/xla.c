@@ -134,7 +134,7 @@ enum { METADATA_EXTENSION = 1, EXECUTE_STAGE = 3, INVALID_ARGUMENT = 3 };
 
 /* The kernel's types by XLA's numbers for them, which begin with its bool. */
 static const logitloss_type types[] = {
-    LOGITLOSS_TYPES, LOGITLOSS_UINT8, LOGITLOSS_INT8, LOGITLOSS_INT16, LOGITLOSS_INT32, LOGITLOSS_INT64,
+    LOGITLOSS_TYPES, LOGITLOSS_BOOL, LOGITLOSS_INT8, LOGITLOSS_INT16, LOGITLOSS_INT32, LOGITLOSS_INT64,
     LOGITLOSS_UINT8, LOGITLOSS_UINT16, LOGITLOSS_UINT32, LOGITLOSS_UINT64, LOGITLOSS_FLOAT16,
     LOGITLOSS_FLOAT32, LOGITLOSS_FLOAT64, LOGITLOSS_TYPES, LOGITLOSS_TYPES, LOGITLOSS_TYPES,
     LOGITLOSS_BFLOAT16,
@@ -308,17 +308,20 @@ static error *handler(call *call)
                     && describe(&arrays.pos_weight, &layouts[POS_WEIGHT], arguments[POS_WEIGHT]);
     if (call->arguments.count == ARGUMENTS)
         are_known = are_known && describe(&arrays.weight, &layouts[WEIGHT], arguments[WEIGHT]);
-    int index = reduction != LOGITLOSS_NONE && orders & LOGITLOSS_LOSS;
+    const int is_number = reduction != LOGITLOSS_NONE && orders & LOGITLOSS_LOSS;
+    int index = is_number;
     for (int order = index; are_known && order < 3; order++)
         if (orders >> order & 1)
             are_known = describe(&arrays.results[order], &layouts[ARGUMENTS + order], results[index++]);
     logitloss_task task;
+    if (is_number)
+        are_known = are_known && type_of(results[0]) <= LOGITLOSS_FLOAT64;
     if (!are_known || !logitloss_plan(&task, &arrays, arrays.logits.type, orders))
         return fail(call->api, "logitloss: unknown types or shapes");
 
     const fenv_t environment = leave_flush_to_zero();
     const double value = logitloss_compute(&task, reduction, 1, execute, call);
-    if (reduction != LOGITLOSS_NONE && orders & LOGITLOSS_LOSS)
+    if (is_number)
         logitloss_write(value, type_of(results[0]), results[0]->data);
     fesetenv(&environment);
     return NULL;

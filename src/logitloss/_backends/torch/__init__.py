@@ -10,6 +10,7 @@ Threads are those of the kernel. Where PyTorch brings the OpenMP runtime that th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,11 @@ import torch
 from array_api_compat import torch as xp
 from torch import Tensor
 
-from logitloss._backends.torch._private import is_profiled
+from logitloss._backends.torch._private import is_profiled, is_transformed
 from logitloss._backends.torch._reduced import reduced_by
 from logitloss._backends.torch._values import FULL, HALF, INTEGRAL, as_array, by_kernel, is_readable
 from logitloss._backends.torch._ways import by_step, way_of
-from logitloss._call import Call, finish, refuse_layout
+from logitloss._call import Call, finish, refuse_layout, refuse_shared_outs, share_memory
 from logitloss._reductions import REDUCTIONS
 
 _FLOATING = (*FULL, *HALF)
@@ -69,7 +70,7 @@ def describe(
         if isinstance(weight, int):
             weight = float(weight)
         call = Call(orders, xp, labels, logits, pos_weight, weight, dtype, reduction, None, name)
-        return call if out is None else finish(call, reduction, out, name)
+        return call if out is None else _with_outs(finish(call, reduction, out, name))
     _refuse_other_layouts(labels=labels, logits=logits, pos_weight=pos_weight, weight=weight)
     coefficients = [pos_weight, weight]
     if torch.compiler.is_compiling() and any(isinstance(c, _CONSTANTS) for c in coefficients):
@@ -81,6 +82,14 @@ def describe(
         )
         return describe(orders, labels, logits, pos_weight, weight, reduction, out, name)
     return None
+
+
+def _with_outs(call: Call) -> Call:
+    """The call, unless its outputs have memory in common."""
+    arrays = [as_array(out) for out in call.outs or () if out.is_cpu]
+    if any(share_memory(one, other) for one, other in combinations(arrays, 2)):
+        refuse_shared_outs()
+    return call
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -147,6 +156,9 @@ def _rounded(call: Call) -> Call:
     if not logits.is_floating_point():
         return call._replace(logits=logits.to(dtype))
     if dtype not in HALF:
+        if call.labels.dtype in HALF and logits.dtype in HALF:
+            # Neither of the two half precisions holds the other, and the kernel knows no third.
+            return call._replace(labels=call.labels.to(dtype), logits=logits.to(dtype))
         return call
     if call.outs is None and torch.is_autocast_enabled(logits.device.type):
         # Autocast has torch's own loss among the operations whose results are float32.
@@ -161,8 +173,9 @@ def _rounded(call: Call) -> Call:
 
 
 def _refuse_recording(tensors: Sequence[Any]) -> None:
-    if torch.is_grad_enabled() and any(
-        isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors
+    if is_transformed() or (
+        torch.is_grad_enabled()
+        and any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors)
     ):
         # RuntimeError and its wording are those of torch's own functions.
         raise RuntimeError(

@@ -33,9 +33,8 @@ def reduced_by(
         divisor = total(weight.expand(logits.shape))
     else:
         divisor = _reductions.divisor(reduction, logits, weight, xp)
-    divide = {0: _reductions.divided, 1: _reductions.reduce_gradient}
     return tuple(
-        divide[order](result, divisor, weight, xp)
+        (_reductions.reduce_gradient if order else _reductions.divided)(result, divisor, weight, xp)
         for order, result in zip(orders, results, strict=True)
     )
 

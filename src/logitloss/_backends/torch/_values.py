@@ -74,7 +74,7 @@ def as_array(value: Tensor | float | None) -> Any:
     if value is None or type(value) is float or not isinstance(value, Tensor):
         return value
     if value.dtype is torch.bfloat16:
-        return value.detach().view(torch.int16).numpy().view(kernel.BFloat16Bits)
+        return value.detach().resolve_neg().view(torch.int16).numpy().view(kernel.BFloat16Bits)
     # Asked by force, `numpy` detaches.
     return value.numpy(force=True)
 
