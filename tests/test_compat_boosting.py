@@ -334,6 +334,37 @@ def test_estimators_clone_search_and_store(library: str) -> None:
     assert len(found.cv_results_["mean_test_score"]) == 2
 
 
+def test_saved_models_and_continued_training(tmp_path) -> None:
+    xgboost = pytest.importorskip("xgboost")
+    options = {"base_score": 0.0, "disable_default_eval_metric": True}
+    data = xgboost.DMatrix(features, labels)
+    half = xgboost.train(options, data, 5, obj=Objective(Q))
+    half.save_model(tmp_path / "half.json")
+    saved = xgboost.Booster(model_file=tmp_path / "half.json")
+    np.testing.assert_array_equal(saved.predict(data), half.predict(data))
+    continued = xgboost.train(options, data, 5, obj=Objective(Q), xgb_model=saved)
+    whole = xgboost.train(options, data, 10, obj=Objective(Q))
+    np.testing.assert_array_equal(continued.predict(data), whole.predict(data))
+
+
+@pytest.mark.parametrize("library", ["xgboost", "lightgbm"])
+def test_regressors_take_soft_labels(library: str) -> None:
+    """And a weight of 0 leaves a label out."""
+    module = pytest.importorskip(library)
+    pytest.importorskip("sklearn")
+    options = {"n_estimators": 5, "objective": Objective(Q)}
+    if library == "xgboost":
+        model = module.XGBRegressor(base_score=0.0, **options)
+    else:
+        model = module.LGBMRegressor(metric="None", **options, **QUIET)
+    soft, weight = 0.9 * labels + 0.05, (np.arange(1000) % 3 > 0).astype(float)
+    scores = model.fit(features, soft, sample_weight=weight).predict(features)
+    other = np.where(weight == 0, 1 - soft, soft)
+    again = model.fit(features, other, sample_weight=weight).predict(features)
+    np.testing.assert_array_equal(scores, again)
+    assert (model.fit(features, soft).predict(features) != scores).any()
+
+
 class Data:
     """The part of a data set that is asked for; XGBoost's has no weights as an empty array."""
 

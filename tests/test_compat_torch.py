@@ -211,6 +211,20 @@ def test_skorch() -> None:
     np.testing.assert_allclose(*probabilities, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["int64", "bool", "float64"])
+def test_skorch_with_labels_of_any_type(dtype: str) -> None:
+    """PyTorch's own refuses integers and booleans."""
+    skorch = pytest.importorskip("skorch")
+    features, labels = table()
+    losses = []
+    for z in (labels, labels.astype(dtype)):
+        net = skorch.NeuralNetBinaryClassifier(
+            linear(), criterion=BCEWithLogitsLoss, max_epochs=1, train_split=None, verbose=0
+        )
+        losses.append(net.fit(features, z).history[-1]["train_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_lightning(tmp_path) -> None:
     lightning = pytest.importorskip("lightning")
