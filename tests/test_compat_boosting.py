@@ -97,7 +97,7 @@ def test_xgboost_classifier(is_weighted: bool) -> None:
 
 @pytest.mark.parametrize("strategy", ["one_output_per_tree", "multi_output_tree"])
 def test_xgboost_multilabel(strategy: str) -> None:
-    """Labels come flat, weights one for each row."""
+    """Weights come one for each row."""
     xgboost = pytest.importorskip("xgboost")
     several = np.stack([labels, 1 - labels, np.arange(1000) % 3 == 0], axis=1).astype(float)
     data = xgboost.DMatrix(features, several, weight=sample_weight)
@@ -368,11 +368,11 @@ def test_regressors_take_soft_labels(library: str) -> None:
 class Data:
     """The part of a data set that is asked for; XGBoost's has no weights as an empty array."""
 
-    def __init__(self, weight) -> None:
-        self.weight = weight
+    def __init__(self, weight, label=labels) -> None:
+        self.weight, self.label = weight, label
 
     def get_label(self):
-        return labels
+        return self.label
 
     def get_weight(self):
         return self.weight
@@ -389,6 +389,14 @@ def test_no_weights_as_an_empty_array() -> None:
     # Elsewhere it remains an error.
     with pytest.raises(ValueError, match="`weight` must broadcast"):
         grad_and_hess(labels, scores, Q, weight=np.empty(0))
+
+
+def test_labels_of_several_columns_that_come_flat() -> None:
+    """From XGBoost before 3.2."""
+    several, scores = np.stack([labels, 1 - labels], axis=1), features[:, :2]
+    got = Objective(Q)(scores, Data(sample_weight, several.ravel()))
+    expected = grad_and_hess(several, scores, Q, weight=sample_weight[:, None])
+    np.testing.assert_array_equal(got, expected)
 
 
 def test_shapes_and_masks_are_not_guessed() -> None:

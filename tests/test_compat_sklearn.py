@@ -82,9 +82,9 @@ def test_the_second_class_is_the_positive_one(model, classes) -> None:
 def test_tails_of_probabilities() -> None:
     """Naive Bayes is sure by e**-1000 and more; log_loss clips that to e**-36."""
     model = GaussianNB().fit(FEATURES, LABELS)
-    far = np.array([[80.0] * 3, [-80.0] * 3])
+    far = np.array([[600.0] * 3, [-600.0] * 3])
     logits = model.predict_log_proba(far).dot([-1, 1])
-    assert np.abs(logits).min() > 100
+    assert np.abs(logits).min() > 800 and model.predict_proba(far).min() == 0
     assert make_scorer(3.0)(model, far, np.array([0, 1])) == -mean([0, 1], logits)
     # Both columns of probabilities hold out for longer than the difference of one from 1.
     near = np.array([[20.0] * 3, [-20.0] * 3])

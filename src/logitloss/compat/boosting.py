@@ -145,7 +145,7 @@ def _arguments(first: Any, second: Any, weight: Any) -> tuple[Any, Any, Any]:
         labels, scores, weight = second.get_label(), first, second.get_weight()
     labels, scores = _as_array("labels", labels), _as_array("scores", scores)
     if labels.size == scores.size:
-        # XGBoost has labels of several columns in one.
+        # XGBoost before 3.2 has labels of several columns in one.
         labels = labels.reshape(scores.shape)
     if weight is None:
         return labels, scores, None
