@@ -182,7 +182,6 @@ int logitloss_plan(logitloss_task *task, const logitloss_arrays *arrays, logitlo
     task->type = type;
     task->orders = orders;
     task->adds_losses = task->adds_weights = 0;
-    task->divisor = 1;
     task->pos_weight_value = arrays->pos_weight_value;
     task->weight_value = arrays->weight_value;
 
@@ -218,8 +217,6 @@ static double sum_of_weights(const logitloss_task *task, logitloss_execute *exec
     weights.size = 1;
     weights.type = task->type;
     weights.orders = 0;
-    weights.adds_losses = 0;
-    weights.adds_weights = 1;
     weights.weight = task->weight;
     weights.weight.axes = weights.axes;
     weights.weight.ndim = 0;
@@ -279,15 +276,12 @@ int logitloss_overlaps_itself(const logitloss_array *array)
     return 0;
 }
 
-/* The first byte of an array and the one after its last. */
+/* The first byte of an array and the one after its last; anything for one without elements, of
+ * which either answer is right. */
 static void bounds(const logitloss_array *array, uintptr_t *low, uintptr_t *high)
 {
     *low = *high = (uintptr_t)array->data;
     for (int axis = 0; axis < array->ndim; axis++) {
-        if (!array->shape[axis]) {
-            *high = *low;
-            return;
-        }
         const ptrdiff_t reach = (array->shape[axis] - 1) * array->strides[axis];
         *(reach < 0 ? low : high) += (uintptr_t)reach;
     }
