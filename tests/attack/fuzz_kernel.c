@@ -295,6 +295,7 @@ static void compare(int order, double got, double z, double x, double q, double 
 typedef struct {
     logitloss_run *run;
     ptrdiff_t part; /* or 0 for slices as the callers make them */
+    logitloss_type type;
 } executor;
 
 static logitloss_sums execute(const logitloss_task *task, void *context)
@@ -303,6 +304,7 @@ static logitloss_sums execute(const logitloss_task *task, void *context)
     const ptrdiff_t width = by->part ? by->part : logitloss_slice(task->size);
     logitloss_sums total = {{0, 0}, {0, 0}};
     ptrdiff_t start = 0;
+    CHECK(task->type == by->type, "type %d of a task for %d", task->type, by->type);
     do {
         const ptrdiff_t stop = task->size - start < width ? task->size : start + width;
         const logitloss_sums sums = by->run(task, start, stop);
@@ -345,7 +347,7 @@ static void run_plain(call *it, logitloss_run *run)
     }
     logitloss_task task;
     CHECK(logitloss_plan(&task, &arrays, type, 7), "contiguous arrays of %td", it->size);
-    logitloss_compute(&task, LOGITLOSS_NONE, execute, &(executor){run, 0});
+    logitloss_compute(&task, LOGITLOSS_NONE, 1, execute, &(executor){run, 0, type});
     for (int order = 0; order < 3; order++)
         for (ptrdiff_t i = 0; i < it->size; i++)
             it->plain[order][i] = (double)get(arrays.results[order].data + i * stride, type, 0);
@@ -481,15 +483,15 @@ static void run_targets(call *it)
             }
         memcpy(avx2, it->plain, sizeof avx2);
 
-        run_laid_out(it, LOGITLOSS_NONE, (executor){run, 0});
+        run_laid_out(it, LOGITLOSS_NONE, (executor){run, 0, it->type});
         memcpy(it->whole, it->got, sizeof it->whole);
-        run_laid_out(it, LOGITLOSS_NONE, (executor){run, it->part});
+        run_laid_out(it, LOGITLOSS_NONE, (executor){run, it->part, it->type});
         for (int order = 0; order < 3; order++)
             for (ptrdiff_t i = 0; it->orders >> order & 1 && i < n; i++)
                 CHECK(is_same_number(it->whole[order][i], it->got[order][i]), "%s, order %d: %a, in parts of %td %a",
                       targets[t].name, order, it->whole[order][i], it->part, it->got[order][i]);
         if (it->reduction != LOGITLOSS_NONE)
-            value = run_laid_out(it, it->reduction, (executor){run, 0});
+            value = run_laid_out(it, it->reduction, (executor){run, 0, it->type});
         CHECK(t < 2 || is_same_number(value, reduced), "reduced %a, with avx2 %a", value, reduced);
         reduced = value;
 #ifndef WITHOUT_VALUES
