@@ -91,11 +91,24 @@ INLINE REAL masked(REAL value, UINT mask)
     return value;
 }
 
+/* Bits to be compared with each other.  SSE2 compares no more than 32, and the first ones do: the
+ * limits are powers of two, with room to spare. */
+#if LOGITLOSS_REAL == 64 && !HAS_FMA
+typedef uint32_t ORDERED;
+#else
+typedef UINT ORDERED;
+#endif
+
+INLINE ORDERED ordered(UINT bits)
+{
+    return (ORDERED)(bits >> 8 * (sizeof(UINT) - sizeof(ORDERED)));
+}
+
 /* The greatest in a block: magnitude of a logit; bits of 1 - label, which are those of 1 at
  * most if and only if all labels are in [0, 1]; and bits of a sum whose weight is not zero, less
  * those of SUM_MIN, so that what is smaller wraps around to the far end. */
 typedef struct {
-    UINT logit, label, sum;
+    ORDERED logit, label, sum;
 } extremes;
 
 /* `general` and `any_logit` are constants in every caller: without weights and with one
@@ -107,7 +120,7 @@ INLINE extremes first_pass(inputs in, terms *restrict to, ptrdiff_t start, ptrdi
     for (ptrdiff_t i = start; i < stop; i++) {
         REAL x = in.logits[i];
         REAL negative = 1 - in.labels[i];
-        const UINT label = bits_of(negative);
+        const ORDERED label = ordered(bits_of(negative));
         seen.label = label > seen.label ? label : seen.label;
         REAL minus_positive = -(general ? in.pos_weight[i] : in.pos_weight[0]) * in.labels[i];
         const REAL weight = general ? in.weight[i] : 1;
@@ -130,10 +143,10 @@ INLINE extremes first_pass(inputs in, terms *restrict to, ptrdiff_t start, ptrdi
         to->e_hi[i] = e.hi;
         to->e_lo[i] = e.lo;
 
-        const UINT logit = magnitude(x);
+        const ORDERED logit = ordered(magnitude(x));
         seen.logit = logit > seen.logit ? logit : seen.logit;
         if (general) {
-            const UINT sum = (bits_of(FABS(negative - minus_positive)) - bits_of(SUM_MIN)) & mask;
+            const ORDERED sum = ordered((bits_of(FABS(negative - minus_positive)) - bits_of(SUM_MIN)) & mask);
             seen.sum = sum > seen.sum ? sum : seen.sum;
         }
     }
@@ -183,11 +196,11 @@ INLINE int is_at_limits(REAL q, REAL z, REAL w)
 INLINE int may_need_care(inputs in, extremes seen, ptrdiff_t n, int general)
 {
     const REAL q = FABS(in.pos_weight[0]);
-    const int has_plain_labels = seen.label <= bits_of(1);
+    const int has_plain_labels = seen.label <= ordered(bits_of(1));
     if (!general && q == 1 && has_plain_labels)
         return 0;
-    if (has_plain_labels && seen.logit <= magnitude(ORDINARY_LOGIT)
-        && (general ? seen.sum <= bits_of(SUM_MAX) - bits_of(SUM_MIN)
+    if (has_plain_labels && seen.logit <= ordered(magnitude(ORDINARY_LOGIT))
+        && (general ? seen.sum <= ordered(bits_of(SUM_MAX) - bits_of(SUM_MIN))
                     : (SUM_MIN <= q && q <= SUM_MAX) || q == 0))
         return 0;
     int any = 0;
@@ -264,7 +277,7 @@ INLINE void compute(int orders, inputs in, pair factor, destination to, ptrdiff_
             prefetch(to.hessians + start, 1);
         seen = first_pass(in, &block, start, stop, seen, orders, general, 0);
     }
-    if (seen.logit <= magnitude(ORDINARY_LOGIT))
+    if (seen.logit <= ordered(magnitude(ORDINARY_LOGIT)))
         second_pass(&block, factor, to.losses, to.gradients, to.hessians, n, orders, 0);
     else
         run_any_logit(orders, in, &block, factor, to, n, general);
