@@ -1,3 +1,4 @@
+/* One function, three pools of threads. */
 #include "parallel.h"
 
 #if defined(_OPENMP)
