@@ -19,7 +19,7 @@ clang_here() { compiler=(clang) sets=x86; }
 musl() { compiler=(musl-gcc -static) sets=x86; }
 aarch64() { compiler=(aarch64-linux-gnu-gcc -static) runner=(qemu-aarch64); }
 armhf() { compiler=(arm-linux-gnueabihf-gcc -static) runner=(qemu-arm); }
-# What NumPy calls armhf is older; here fused operations are of one element at a time.
+# That one has no fused operations; this one has, for one element at a time.
 armhf_fused() { compiler=(arm-linux-gnueabihf-gcc -static -mfpu=neon-vfpv4) runner=(qemu-arm); }
 # Big-endian.
 s390x() { compiler=(s390x-linux-gnu-gcc -static) runner=(qemu-s390x); }
