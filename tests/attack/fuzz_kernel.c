@@ -11,9 +11,10 @@
  */
 #include "blocks.h"
 #include "half.h"
-#include "threads.h"
+#include "targets.h"
 
 #include <float.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -57,7 +58,8 @@ static double number(bytes *input)
     const uint32_t kind = take(input, 1);
     if (kind < 64)
         return INTERESTING[kind % (sizeof INTERESTING / sizeof *INTERESTING)];
-    const double fraction = take(input, 2) / 65536.0;
+    /* With few bits, which lie half-way between two of half precision now and then, or with many. */
+    const double fraction = kind & 2 ? take(input, 2) * 0x1p-16 : take(input, 4) * 0x1p-32;
     if (kind < 144)
         return fraction;
     if (kind < 192)
@@ -72,7 +74,7 @@ static double number(bytes *input)
 static double number_for(bytes *input, uint32_t mood)
 {
     return mood == 0 || (mood == 1 && one_in(128, input)) ? number(input)
-           : mood == 2 ? 40 * (take(input, 2) / 65536.0) - 20
+           : mood == 2 ? 40 * (take(input, 2) * 0x1p-16) - 20
                        : take(input, 2) / 65535.0;
 }
 
@@ -317,6 +319,7 @@ typedef struct {
     logitloss_type type;
     int orders, is_loss_kept; /* beside its reduction */
     logitloss_reduction reduction;
+    double divisor; /* of a sum */
     owned all[ARRAYS];
     logitloss_arrays arrays;
     int same[3]; /* the input that a result overwrites, or the result itself */
@@ -365,6 +368,7 @@ static double run_laid_out(call *it, logitloss_reduction reduction, executor by)
 {
     logitloss_arrays arrays = it->arrays;
     logitloss_task task;
+    memset(&task, 0xA5, sizeof task);
     for (int order = 0; order < 3; order++)
         if (!is_written(it, order, reduction))
             arrays.results[order].data = NULL;
@@ -373,7 +377,7 @@ static double run_laid_out(call *it, logitloss_reduction reduction, executor by)
     for (int order = 0; order < 3; order++)
         if (it->same[order] < RESULTS && arrays.results[order].data)
             inputs[it->same[order]]->is_overwritten = 1;
-    const double value = logitloss_compute(&task, reduction, execute, &by);
+    const double value = logitloss_compute(&task, reduction, reduction == LOGITLOSS_SUM ? it->divisor : 1, execute, &by);
 
     for (int order = 0; order < 3; order++) {
         const logitloss_array *result = &arrays.results[order];
@@ -391,11 +395,13 @@ static double run_laid_out(call *it, logitloss_reduction reduction, executor by)
     return value;
 }
 
-/* The same as of contiguous arrays, rounded once. */
+/* The same as of contiguous arrays, rounded once.  Of negative coefficients a zero may have either
+ * sign, for infinite logits elsewhere in a block change it. */
 static void check_elements(const call *it, int order, const char *target)
 {
     for (ptrdiff_t i = 0; i < it->size; i++)
-        CHECK(is_same_number(it->got[order][i], nearest(it->plain[order][i], it->type)),
+        CHECK(is_same_number(it->got[order][i], nearest(it->plain[order][i], it->type))
+                  || (it->got[order][i] == 0 && it->plain[order][i] == 0),
               "%s, order %d of %d, element %td of %td: %a, contiguous %a; label %a, logit %a, pos_weight %a, weight %a",
               target, order, it->orders, i, it->size, it->got[order][i], it->plain[order][i], it->values[LABELS][i],
               it->values[LOGITS][i], it->values[POS_WEIGHT][i], it->values[WEIGHT][i]);
@@ -415,7 +421,7 @@ static void check_reduced(const call *it, double value)
         weights += it->values[WEIGHT][i];
         weights_size += fabsl(it->values[WEIGHT][i]);
     }
-    const long double divisor = is_weighted ? weights : it->reduction == LOGITLOSS_MEAN ? it->size : 1;
+    const long double divisor = is_weighted ? weights : it->reduction == LOGITLOSS_MEAN ? it->size : it->divisor;
     const long double doubt = is_weighted ? weights_size * relative : 0;
     const int is_cancelled = fabsl(weights) * 0x1p20L < weights_size || weights_size > DBL_MAX / 4;
     const long double mean = divisor != 0 ? losses / divisor : NAN;
@@ -424,7 +430,7 @@ static void check_reduced(const call *it, double value)
         const long double exact = gradient / divisor;
         if (it->values[WEIGHT][i] == 0)
             CHECK(got == 0, "gradient %a of an element without weight", got);
-        else if (isnan(gradient) || isnan(divisor) || (divisor == 0 && !weights_size))
+        else if (isnan(gradient) || isnan(divisor) || (divisor == 0 && !(is_weighted && weights_size)))
             CHECK(isnan(got), "gradient %a / %La: got %a", gradient, divisor, got);
         else if (isfinite(gradient) && !(is_weighted && is_cancelled)) {
             const long double error = (2 * epsilon + doubt / fabsl(divisor)) * fabsl(exact)
@@ -537,12 +543,13 @@ static void fuzz_call(bytes *input)
 {
     static const logitloss_type types[] = {LOGITLOSS_FLOAT32, LOGITLOSS_FLOAT64, LOGITLOSS_FLOAT16, LOGITLOSS_BFLOAT16};
     static call it;
-    ptrdiff_t shape[AXES], room = one_in(64, input) ? MOST_SELDOM : MOST;
+    ptrdiff_t shape[AXES], room = one_in(64, input) ? MOST_SELDOM : one_in(2, input) ? MOST : 60;
     const uint32_t kind = take(input, 1) % 8;
     const int ndim = (int)(take(input, 1) % (AXES + 1));
     it.type = types[kind < 4 ? kind : kind % 2];
-    it.orders = 1 + (int)(take(input, 1) % 7);
-    it.reduction = (logitloss_reduction)(take(input, 1) % 4);
+    it.orders = one_in(3, input) ? LOGITLOSS_LOSS : 1 + (int)(take(input, 1) % 7);
+    it.reduction = one_in(3, input) ? LOGITLOSS_WEIGHTED_MEAN : (logitloss_reduction)(take(input, 1) % 4);
+    it.divisor = one_in(2, input) ? 1 : number(input);
     it.is_loss_kept = one_in(4, input);
     it.part = LOGITLOSS_BLOCK * (1 + (ptrdiff_t)take(input, 1) % 4);
     it.size = 1;
@@ -707,17 +714,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     fuzz_write(input);
 #endif
-    fuzz_overlaps(input);
+    for (int i = 0; i < 8; i++)
+        fuzz_overlaps(input);
     fuzz_call(input);
     return 0;
 }
 
 #ifdef STANDALONE
-/* Random bytes for so many seconds. */
+/* Random bytes, for so many seconds, from a seed, and at most so many inputs. */
 int main(int argc, char **argv)
 {
     const double seconds = argc > 1 ? atof(argv[1]) : 10;
     uint64_t state = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
+    const long most = argc > 3 ? atol(argv[3]) : LONG_MAX;
     const time_t start = time(NULL);
     long runs = 0;
     static uint8_t data[8192];
@@ -729,7 +738,7 @@ int main(int argc, char **argv)
             }
             LLVMFuzzerTestOneInput(data, (size_t)(state >> 20) % sizeof data);
         }
-    } while (difftime(time(NULL), start) < seconds);
+    } while (runs < most && difftime(time(NULL), start) < seconds);
     printf("%ld inputs in %.0f seconds, seed %s\n", runs, difftime(time(NULL), start), argc > 2 ? argv[2] : "1");
     return 0;
 }

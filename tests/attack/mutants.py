@@ -41,7 +41,9 @@ CYTHON_TESTS = "test_hostile test_inputs test_threads test_processes test_memory
 SANITIZED = ("task.h", "task.c", "blocks.c")
 NUMPY_ALONE = "numpy or not (strict or torch or jax or dask or cupy or sparse or ndonnx)"
 # A mutant that takes longer for one test, for the fuzzer or for the whole suite hangs.
-SECONDS_PER_TEST, SECONDS_OF_FUZZER, SECONDS = 60, 60, 900
+SECONDS_PER_TEST, SECONDS_OF_FUZZER, SECONDS = 60, 120, 900
+# What the fuzzer tries, whatever else the machine does.
+INPUTS = 1500
 
 SWAPS = [
     *[(" + ", " - "), (" - ", " + "), (" * ", " / "), (" / ", " * "), (" // ", " * ")],
@@ -176,12 +178,13 @@ class Workspace:
         return hashlib.sha256(extension.read_bytes()).hexdigest()
 
     def fuzz(self) -> str:
-        """Random calls for a moment, without sanitizers: what most mutants fail soonest."""
+        """Random calls, without sanitizers: what most mutants fail soonest."""
         libraries = map(str, (self.folder / "build").glob("libkernel_*.a"))
         flags = ("-O1", "-DLOGITLOSS_X86", "-DSTANDALONE", f"-I{KERNEL}")
         sources = (f"{KERNEL}/careful.c", f"{KERNEL}/task.c", "tests/attack/fuzz_kernel.c")
         build = ("gcc", *flags, *sources, *libraries, "-lm", "-o", "build/fuzz")
-        return self._run(*build) or self._run("build/fuzz", "1", "1", seconds=SECONDS_OF_FUZZER)
+        fuzz = ("build/fuzz", str(SECONDS), "1", str(INPUTS))
+        return self._run(*build) or self._run(*fuzz, seconds=SECONDS_OF_FUZZER)
 
     def test(self, file: str) -> str:
         names = TESTS if file != "kernel.pyx" else f"{CYTHON_TESTS} {TESTS}"

@@ -36,8 +36,8 @@ build() { # compiler, output, flags
   for target in baseline avx2 avx512; do
     case $target in
       baseline) flags=() ;;
-      avx2) flags=(-mavx2 -mfma) ;;
-      avx512) flags=(-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma) ;;
+      avx2) flags=(-mavx2 -mfma -mf16c) ;;
+      avx512) flags=(-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma -mf16c) ;;
     esac
     for bits in 32 64; do
       objects+=("$output.$target$bits.o")
