@@ -179,14 +179,15 @@ INLINE void second_pass(const terms *restrict from, pair factor, REAL *restrict 
  * is made for.  They hardly ever occur: careful.c does them singly. */
 INLINE int is_at_limits(REAL q, REAL z, REAL w)
 {
-    const REAL product = FABS(q * z);
-    const REAL positive = FABS(w) * product, negative = FABS(w * (1 - z)), sum = positive + negative;
+    const REAL product = q * z, positive = w * product, negative = w * (1 - z);
+    const REAL size = FABS(positive) + FABS(negative), sum = FABS(negative + positive);
     /* A factor of zero makes an exact zero; with two factors of 1 nothing is rounded. */
-    const int positive_underflows = ((product < REAL_MIN) | (positive < REAL_MIN)) & (z != 0) & (q != 0)
+    const int positive_underflows = ((FABS(product) < REAL_MIN) | (FABS(positive) < REAL_MIN)) & (z != 0) & (q != 0)
                                     & ((q != 1) | (w != 1));
-    const int negative_underflows = (negative < REAL_MIN) & (z != 1);
+    const int negative_underflows = (FABS(negative) < REAL_MIN) & (z != 1);
     /* NaN, too, which may come of an infinite factor beside a zero. */
-    const int is_out_of_range = (!(sum <= SUM_MAX)) | ((sum < SUM_MIN) & (sum != 0));
+    const int is_out_of_range = (!(size <= SUM_MAX)) | ((size < SUM_MIN) & (size != 0))
+                                | ((sum < SUM_MIN) & (sum != 0));
     return (w != 0) & (positive_underflows | negative_underflows | is_out_of_range);
 }
 
