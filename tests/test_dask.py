@@ -291,9 +291,9 @@ def test_two_results_cost_one_pass(reduction: str, monkeypatch: pytest.MonkeyPat
     arrays, calls = lazy(data()), []
     function = kernel.compute
 
-    def counted(orders, *args):
+    def counted(orders, *args, **options):
         calls.append((orders, args[4]))
-        return function(orders, *args)
+        return function(orders, *args, **options)
 
     monkeypatch.setattr(kernel, "compute", counted)
     if reduction == "grad_and_hess":
@@ -367,7 +367,7 @@ def test_tasks_use_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dask runs as many tasks as there are processors."""
     threads: list[int] = []
 
-    def spy(orders, labels, logits, *args):
+    def spy(orders, labels, logits, *args, **options):
         threads.append(logitloss.get_num_threads())
         return (logits,)
 

@@ -131,6 +131,7 @@ static int is_same_number(double first, double second)
 #define EACH_TYPE(DO)                                                                                       \
     DO(LOGITLOSS_FLOAT32, float, value) DO(LOGITLOSS_FLOAT64, double, value)                                \
     DO(LOGITLOSS_LONGDOUBLE, long double, value * (1 + 0x1p-60L)) DO(LOGITLOSS_INT8, int8_t, small)         \
+    DO(LOGITLOSS_BOOL, uint8_t, fabs(small)) \
     DO(LOGITLOSS_UINT8, uint8_t, fabs(small)) DO(LOGITLOSS_INT16, int16_t, small * 300)                     \
     DO(LOGITLOSS_UINT16, uint16_t, fabs(small) * 600) DO(LOGITLOSS_INT32, int32_t, small * 2e7)             \
     DO(LOGITLOSS_UINT32, uint32_t, fabs(small) * 4e7) DO(LOGITLOSS_INT64, int64_t, small * 9e16)            \
@@ -168,7 +169,9 @@ static long double get(const char *at, logitloss_type type, int is_swapped)
         ctype x;                                                           \
         CHECK((size_t)size == sizeof x, "type %d", code);                  \
         memcpy(&x, native, sizeof x);                                      \
-        return is_half(code) ? half_value((unsigned)x, code) : (long double)x; \
+        /* Any byte but 0 is true. */                                      \
+        return is_half(code) ? half_value((unsigned)x, code)               \
+               : code == LOGITLOSS_BOOL ? x != 0 : (long double)x;         \
     }
     switch (type) {
         EACH_TYPE(GET)
@@ -407,7 +410,7 @@ static void check_elements(const call *it, int order, const char *target)
               it->values[LOGITS][i], it->values[POS_WEIGHT][i], it->values[WEIGHT][i]);
 }
 
-/* The reduced loss and its gradient, from the elements of the plain call. */
+/* The reduced loss and its derivatives, from the elements of the plain call. */
 static void check_reduced(const call *it, double value)
 {
     const int is_float = it->type != LOGITLOSS_FLOAT64, is_weighted = it->reduction == LOGITLOSS_WEIGHTED_MEAN;
@@ -425,8 +428,11 @@ static void check_reduced(const call *it, double value)
     const long double doubt = is_weighted ? weights_size * relative : 0;
     const int is_cancelled = fabsl(weights) * 0x1p20L < weights_size || weights_size > DBL_MAX / 4;
     const long double mean = divisor != 0 ? losses / divisor : NAN;
-    for (ptrdiff_t i = 0; it->orders & LOGITLOSS_GRADIENT && i < it->size; i++) {
-        const double got = it->got[1][i], gradient = it->plain[1][i];
+    for (ptrdiff_t j = it->size; j < 3 * it->size; j++) {
+        const ptrdiff_t order = j / it->size, i = j % it->size;
+        if (!is_written(it, (int)order, it->reduction))
+            continue;
+        const double got = it->got[order][i], gradient = it->plain[order][i];
         const long double exact = gradient / divisor;
         if (it->values[WEIGHT][i] == 0)
             CHECK(got == 0, "gradient %a of an element without weight", got);
@@ -504,11 +510,13 @@ static void run_targets(call *it)
         if (it->reduction != LOGITLOSS_NONE)
             check_reduced(it, value);
         for (int order = 0; order < 3; order++)
-            if (is_written(it, order, it->reduction) && (order != 1 || it->reduction == LOGITLOSS_NONE))
+            if (is_written(it, order, it->reduction) && (order == 0 || it->reduction == LOGITLOSS_NONE))
                 check_elements(it, order, targets[t].name);
-        if (it->reduction != LOGITLOSS_NONE && it->orders & LOGITLOSS_GRADIENT) {
+        if (it->reduction != LOGITLOSS_NONE) {
             memcpy(it->got, it->whole, sizeof it->got);
-            check_elements(it, 1, targets[t].name);
+            for (int order = 1; order < 3; order++)
+                if (is_written(it, order, LOGITLOSS_NONE))
+                    check_elements(it, order, targets[t].name);
         }
 #endif
     }
