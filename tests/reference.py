@@ -73,7 +73,7 @@ def at(function: Callable[..., mpf], *arrays: np.ndarray) -> tuple[mpf, ...]:
     return _at(function, tuple(zip(*arrays, strict=True)))
 
 
-def _format(dtype: str) -> tuple[int, int, int]:
+def format_of(dtype: str) -> tuple[int, int, int]:
     """The exponents of the smallest and the largest numbers, and the bits of the mantissa."""
     if dtype == "bfloat16":
         return -126, 127, 7
@@ -82,17 +82,17 @@ def _format(dtype: str) -> tuple[int, int, int]:
 
 
 def largest(dtype: str) -> mpf:
-    _, exponent, bits = _format(dtype)
+    _, exponent, bits = format_of(dtype)
     return mp.ldexp(2 ** (bits + 1) - 1, exponent - bits)
 
 
 def smallest_normal(dtype: str) -> mpf:
-    return mp.ldexp(1, _format(dtype)[0])
+    return mp.ldexp(1, format_of(dtype)[0])
 
 
 def ulp(value: mpf, dtype: str) -> mpf:
     """The spacing of `dtype` at `value`; below the normal numbers it is that of the subnormals."""
-    exponent, _, bits = _format(dtype)
+    exponent, _, bits = format_of(dtype)
     if value:
         exponent = max(exponent, mp.mag(value) - 1)
     return mp.ldexp(1, exponent - bits)

@@ -8,7 +8,6 @@ import weakref
 
 import numpy as np
 import pytest
-from torch.autograd import forward_ad
 from torch_cases import (
     FUNCTIONS,
     MARKS,
@@ -450,6 +449,7 @@ def test_outs_with_memory_in_common(dtype: str) -> None:
 
 def test_out_beside_a_tangent() -> None:
     labels, out = torch.zeros(2), torch.empty(2)
+    forward_ad = torch.autograd.forward_ad
     with forward_ad.dual_level():
         logits = forward_ad.make_dual(torch.ones(2), torch.ones(2))
         with pytest.raises(RuntimeError, match="`out` must be None"):
