@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ DTYPES = {
     "torch-cuda": (*_HALF, *_FULL),
     "jax": (*_HALF, *_FULL),
     "dask": (*_HALF, *_FULL),
+    "tensorflow": (*_HALF, *_FULL),
     "cupy": ("float16", *_FULL),
     "sparse": _FULL,
     "ndonnx": _FULL,
@@ -82,6 +84,7 @@ LACKS: dict[str, dict[str, No]] = {
     "torch-cuda": _EAGER,
     "jax": _NO_OUT | _EAGER,
     "dask": _NO_OUT | _NO_DERIVATIVES | _NO_COMPILER,
+    "tensorflow": _NO_OUT | _EAGER,
     "cupy": _NO_DERIVATIVES | _NO_COMPILER | _EAGER,
     "array_api_strict": _NO_DERIVATIVES | _NO_COMPILER | _EAGER,
     "sparse": _NO_OUT | _NO_DERIVATIVES | _NO_COMPILER | _EAGER | _ONE_DEVICE,
@@ -214,6 +217,20 @@ def _dask() -> Backend:
     )
 
 
+def _tensorflow() -> Backend:
+    tf = pytest.importorskip("tensorflow")
+    # The namespace that the library's functions are found in by `default_float`.
+    namespace = importlib.import_module("logitloss._backends.tensorflow.namespace")
+    return Backend(
+        name="tensorflow",
+        library=namespace,
+        asarray=lambda values, dtype: tf.constant(values.astype(dtype)),
+        to_numpy=lambda tensor: tensor.numpy(),
+        array_type=tf.Tensor,
+        dtypes=DTYPES["tensorflow"],
+    )
+
+
 def _cupy() -> Backend:
     cupy = pytest.importorskip("cupy")
     try:
@@ -268,6 +285,8 @@ def get(name: str) -> Backend:
             return _jax()
         case ["dask"]:
             return _dask()
+        case ["tensorflow"]:
+            return _tensorflow()
         case ["cupy"]:
             return _cupy()
         case ["sparse"]:

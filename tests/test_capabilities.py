@@ -21,6 +21,7 @@ from backends import CAPABILITIES, DTYPES, LACKS, Backend
 
 import logitloss
 from logitloss import weighted_cross_entropy_with_logits as weighted
+from logitloss._libraries import namespace_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "backends.md"
 PLACE = re.compile(r"(?<=<!-- capabilities -->\n).*(?=<!-- /capabilities -->)", re.DOTALL)
@@ -30,6 +31,7 @@ TITLES = {
     "torch-cuda": "PyTorch, CUDA ¹",
     "jax": "JAX",
     "dask": "Dask",
+    "tensorflow": "TensorFlow",
     "cupy": "CuPy ¹",
     "array_api_strict": "array_api_strict",
     "sparse": "sparse",
@@ -106,22 +108,41 @@ def out(backend: Backend) -> None:
 
 
 def transformed(backend: Backend, name: str, function: Any) -> Any:
+    if backend.name == "tensorflow":
+        tf = import_module("tensorflow")
+        return tf.function(function) if name == "jit" else taped(tf, function)
     libraries = {"torch": "torch.func", "jax": "jax"}
     library = libraries.get(backend.name)
     module = import_module(library) if library else backend.library
     return getattr(module, name)(function)
 
 
+def taped(tf: Any, function: Any) -> Any:
+    """The gradient of `function`, or of the sum of what it returns."""
+
+    def slope(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = function(x)
+        return tape.gradient(value, x)
+
+    return slope
+
+
+def slope_of_the_sum(backend: Backend, labels: Any) -> Any:
+    return transformed(backend, "grad", lambda x: weighted(labels, x, POS_WEIGHT, reduction="sum"))
+
+
 def gradient(backend: Backend) -> None:
     labels, logits = arrays(backend)
-    slope = transformed(backend, "grad", lambda x: weighted(labels, x, POS_WEIGHT).sum())
-    close(backend, slope(logits), GRADIENT)
+    close(backend, slope_of_the_sum(backend, labels)(logits), GRADIENT)
 
 
 def second_derivative(backend: Backend) -> None:
     labels, logits = arrays(backend)
-    slope = transformed(backend, "grad", lambda x: weighted(labels, x, POS_WEIGHT).sum())
-    second = transformed(backend, "grad", lambda x: slope(x).sum())
+    slope = slope_of_the_sum(backend, labels)
+    xp = namespace_of(logits)
+    second = transformed(backend, "grad", lambda x: xp.sum(slope(x), dtype=x.dtype))
     close(backend, second(logits), HESSIAN)
 
 
@@ -182,7 +203,21 @@ for result in logitloss.value_and_grad(ones, ones, 2.0, reduction="mean"):
 """
 
 
+SECOND_TENSORFLOW_DEVICE = """
+import tensorflow as tf, logitloss
+cpus = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+with tf.device("CPU:1"):
+    ones = tf.ones(3)
+for result in logitloss.value_and_grad(ones, ones, 2.0, reduction="mean"):
+    assert result.device.endswith("CPU:1")
+"""
+
+
 def devices(backend: Backend) -> None:
+    if backend.name == "tensorflow":
+        subprocess.run([sys.executable, "-c", SECOND_TENSORFLOW_DEVICE], check=True)
+        return
     if backend.name == "jax":
         flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
         subprocess.run(

@@ -9,18 +9,13 @@ from itertools import combinations
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
-from array_api_compat import (
-    array_namespace,
-    is_array_api_obj,
-    is_numpy_namespace,
-    is_writeable_array,
-)
+from array_api_compat import array_namespace, is_numpy_namespace, is_writeable_array
 from array_api_compat import device as device_of
 
 from logitloss._array_likes import read, refuse_mask_and_unit
 from logitloss._formula import Array, Namespace
 from logitloss._kernel import kernel
-from logitloss._libraries import as_lazy_array, library_of, placement
+from logitloss._libraries import as_lazy_array, is_array, library_of, namespace_of, placement
 from logitloss._reductions import REDUCTIONS
 
 # The operations: the derivatives by the logits that each returns, by their orders.
@@ -133,7 +128,7 @@ def _checked_reduction(reduction: object) -> str:
 
 
 def _is_array(value: object) -> TypeGuard[Any]:
-    return is_array_api_obj(value) and not isinstance(value, np.generic)
+    return is_array(value) and not isinstance(value, np.generic)
 
 
 def _is_python_number(value: object) -> bool:
@@ -145,7 +140,7 @@ def _kind_of(value: object) -> str:
 
 
 def _common_namespace(arrays: dict[str, Array]) -> Namespace:
-    namespaces = {argument: array_namespace(value) for argument, value in arrays.items()}
+    namespaces = {argument: namespace_of(value) for argument, value in arrays.items()}
     foreign = {name: xp for name, xp in namespaces.items() if not is_numpy_namespace(xp)}
     for argument, xp in foreign.items():
         _check_has_device(argument, arrays[argument], library_of(xp).name)
@@ -279,11 +274,18 @@ def _result_dtype(labels: Array, logits: Array, xp: Namespace) -> Any:
 
 
 def _check_same_shape(labels: Array, logits: Array) -> None:
-    ours, theirs = tuple(labels.shape), tuple(logits.shape)
+    ours, theirs = _known_shape(labels), _known_shape(logits)
+    if ours is None or theirs is None:
+        return
     if len(ours) != len(theirs) or not all(map(_same_size, ours, theirs)):
         raise ValueError(
             f"`labels` and `logits` must have the same shape; got {ours} and {theirs}."
         )
+
+
+def _known_shape(array: Array) -> tuple[Any, ...] | None:
+    # A tensor in a graph of TensorFlow may not even know its number of axes.
+    return None if getattr(array.shape, "rank", 0) is None else tuple(array.shape)
 
 
 def _same_size(first: Any, second: Any) -> bool:
@@ -310,7 +312,9 @@ def _coefficient(
         array = _as_numpy(argument, value)
     else:
         array = _converted(argument, value, xp, device, dtype)
-    _check_broadcasts(argument, tuple(array.shape), tuple(logits.shape))
+    shape, target = _known_shape(array), _known_shape(logits)
+    if shape is not None and target is not None:
+        _check_broadcasts(argument, shape, target)
     return array
 
 
@@ -374,7 +378,7 @@ def _checked_outs(out: object, call: Call) -> tuple[Array, ...]:
 def _check_out(argument: str, out: object, call: Call, order: int) -> None:
     refuse_mask_and_unit(argument, out)
     xp, shape = call.xp, result_shape(call, order)
-    if not _is_array(out) or array_namespace(out) is not xp:
+    if not _is_array(out) or namespace_of(out) is not xp:
         raise TypeError(
             f"`{argument}` must be an array of {library_of(xp).name}; got {_kind_of(out)}."
         )

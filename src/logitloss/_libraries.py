@@ -8,8 +8,9 @@ from __future__ import annotations
 import importlib
 import sys
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from array_api_compat import array_namespace, is_array_api_obj
 from array_api_compat import device as device_of
 
 from logitloss._formula import Array, Namespace
@@ -35,6 +36,10 @@ _ROWS = (
     Library("torch", backend="torch"),
     Library("jax", backend="jax", writable=False, takes_numpy=True, has_devices=False),
     Library("dask", backend="dask", writable=False, takes_numpy=True, has_devices=False),
+    # It puts its tensors where it wants them by itself.
+    Library(
+        "tensorflow", backend="tensorflow", writable=False, takes_numpy=True, has_devices=False
+    ),
     Library("sparse", writable=False),
 )
 _BY_NAME = {row.name: row for row in _ROWS}
@@ -42,8 +47,9 @@ _BY_NAME = {row.name: row for row in _ROWS}
 
 @cache
 def library_of(xp: Namespace) -> Library:
-    """The library of a namespace, be it the library's own or array-api-compat's."""
-    name = xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
+    """The library of a namespace, be it the library's own, array-api-compat's or ours."""
+    name = xp.__name__.removeprefix("array_api_compat.").removeprefix("logitloss._backends.")
+    name = name.partition(".")[0]
     return _BY_NAME.get(name) or Library(name)
 
 
@@ -73,3 +79,39 @@ def is_tensor(value: object) -> bool:
     """Whether `value` is a tensor of PyTorch, asked so that Dynamo can trace the question."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
+
+
+_Function = TypeVar("_Function")
+
+
+def hidden_from_autograph(function: _Function) -> _Function:
+    """Mark a function that TensorFlow's AutoGraph is to call as it is.
+
+    It would rewrite the function and all that this calls, and warn of what it has no source of.
+    """
+    # `tf.autograph.experimental.do_not_convert` does the same, but TensorFlow is not imported yet.
+    vars(function)["autograph_info__"] = None
+    return function
+
+
+def is_of_tensorflow(value: object) -> bool:
+    """Whether `value` is a tensor of TensorFlow, or a variable or a list that holds some."""
+    tf = sys.modules.get("tensorflow")
+    if tf is None:
+        return False
+    if isinstance(value, (list, tuple)):
+        return any(map(is_of_tensorflow, value))
+    # What Keras calls a variable is none of TensorFlow's classes.
+    return hasattr(type(value), "__tf_tensor__") or isinstance(
+        value, (tf.Variable, tf.RaggedTensor, tf.SparseTensor, tf.IndexedSlices)
+    )
+
+
+def is_array(value: object) -> bool:
+    return bool(is_array_api_obj(value)) or is_of_tensorflow(value)
+
+
+def namespace_of(array: Array) -> Namespace:
+    if is_of_tensorflow(array):
+        return importlib.import_module("logitloss._backends.tensorflow.namespace")
+    return array_namespace(array)

@@ -9,6 +9,7 @@ import numpy as np
 from logitloss._backends import compute
 from logitloss._call import GRAD_AND_HESS, LOSS, VALUE_AND_GRAD
 from logitloss._kernel import kernel
+from logitloss._libraries import hidden_from_autograph
 
 # Looked up once: in the shortest calls an attribute of a module is a tenth of the time.
 ndarray = np.ndarray
@@ -16,6 +17,7 @@ kernel_loss = kernel.loss
 kernel_compute = kernel.compute
 
 
+@hidden_from_autograph
 def weighted_cross_entropy_with_logits(
     labels: Any,
     logits: Any,
@@ -151,6 +153,7 @@ def weighted_cross_entropy_with_logits(
     return compute(LOSS, labels, logits, pos_weight, weight, reduction, out, name)[0]
 
 
+@hidden_from_autograph
 def sigmoid_cross_entropy_with_logits(
     labels: Any,
     logits: Any,
@@ -205,6 +208,7 @@ def sigmoid_cross_entropy_with_logits(
     )
 
 
+@hidden_from_autograph
 def value_and_grad(
     labels: Any,
     logits: Any,
@@ -272,6 +276,7 @@ def value_and_grad(
     return compute(VALUE_AND_GRAD, labels, logits, pos_weight, weight, reduction, out)
 
 
+@hidden_from_autograph
 def grad_and_hess(
     labels: Any,
     logits: Any,

@@ -7,7 +7,7 @@ from typing import Any
 
 from logitloss._call import check
 from logitloss._formula import Array
-from logitloss._libraries import is_tensor, library_of, load_backend
+from logitloss._libraries import is_of_tensorflow, is_tensor, library_of, load_backend
 
 # Looked up by its name, since an import statement takes a thirtieth of a small call; the first time
 # it is one, which Dynamo can trace.
@@ -25,6 +25,7 @@ def compute(
     name: str | None = None,
 ) -> tuple[Array, ...]:
     """Check what was passed, and compute it where its arrays belong."""
+    call = None
     results: tuple[Array, ...]
     if is_tensor(logits):
         torch: Any = sys.modules.get(_TORCH)
@@ -36,6 +37,11 @@ def compute(
         if call is not None:
             results = torch.compute(call)
             return results
-    call = check(orders, labels, logits, pos_weight, weight, reduction, out, name)
+    elif any(map(is_of_tensorflow, (labels, logits, pos_weight, weight))):
+        from logitloss._backends import tensorflow
+
+        call = tensorflow.describe(orders, labels, logits, pos_weight, weight, reduction, out, name)
+    if call is None:
+        call = check(orders, labels, logits, pos_weight, weight, reduction, out, name)
     results = load_backend(library_of(call.xp)).compute(call)
     return results

@@ -7,10 +7,12 @@ import warnings
 from logitloss import _losses
 from logitloss._call import require, resolve_targets
 from logitloss._formula import Array
+from logitloss._libraries import hidden_from_autograph
 
 __all__ = ["weighted_cross_entropy_with_logits"]
 
 
+@hidden_from_autograph
 def weighted_cross_entropy_with_logits(
     labels: Array | None = None,
     logits: Array | None = None,
