@@ -9,12 +9,13 @@ from logitloss.compat import v1
 
 if TYPE_CHECKING:
     from logitloss.compat import boosting as boosting
+    from logitloss.compat import keras as keras
     from logitloss.compat import sklearn as sklearn
     from logitloss.compat import torch as torch
 
 __all__ = ["v1"]
 
-_ON_DEMAND = {"boosting", "sklearn", "torch"}
+_ON_DEMAND = {"boosting", "keras", "sklearn", "torch"}
 
 if not TYPE_CHECKING:
 
