@@ -200,3 +200,14 @@ def test_precision_recall(
     assert np.all(np.diff(precision) <= 0)
     assert recall[0] < 0.1 and recall[-1] > 0.9
     assert precision[0] > 0.9 and precision[-1] < 0.3
+
+
+def test_keras_finds_more_positives(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("keras", reason="the example needs keras")
+    pytest.importorskip("tensorflow", reason="the example needs tensorflow")
+    load_example("keras_imbalanced").main()
+    _, *lines = capsys.readouterr().out.splitlines()
+    _, recalls, precisions = zip(*(line.replace("%", "").split() for line in lines), strict=True)
+    assert list(map(float, recalls)) == sorted(map(float, recalls))
+    assert list(map(float, precisions)) == sorted(map(float, precisions), reverse=True)
+    assert float(recalls[-1]) > 2 * float(recalls[0])

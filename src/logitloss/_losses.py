@@ -53,7 +53,7 @@ def weighted_cross_entropy_with_logits(
         dtype of the result and never promotes it.
     name : str, optional
         Name of the operation where the library can show it (torch profiler, JAX named scope, Dask
-        layer). NumPy ignores it.
+        layer, TensorFlow name scope). NumPy ignores it.
     weight : array, array-like or float, optional
         Weight of each element, broadcast and cast like `pos_weight`. Where it is exactly zero the
         element contributes exactly zero, whatever its label and logit hold, NaN included: this is
@@ -63,7 +63,7 @@ def weighted_cross_entropy_with_logits(
         divides that by the number of elements, ``"weighted_mean"`` by the sum of the weights.
     out : array, optional
         Where to write the result, of its exact shape and dtype. It may be `labels` or `logits`
-        itself. JAX and Dask arrays cannot be written to.
+        itself. JAX, Dask and TensorFlow arrays cannot be written to.
 
     Returns
     -------
