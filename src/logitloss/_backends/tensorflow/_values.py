@@ -142,6 +142,7 @@ class _Pieces(NamedTuple):
     both: Tensor  # near + far
     e: Tensor  # exp(-|x|), but not below exp(-87)
     tail: Tensor | None  # what e lacks: exp(-|x|) = e * tail; None stands for 1
+    has_positives: bool  # pos_weight is known not to be zero
 
 
 # exp(-87) is still a normal number of float32.
@@ -156,7 +157,7 @@ def _pieces(labels: Tensor, logits: Tensor, pos_weight: Tensor | float) -> _Piec
     positive = logits > 0
     # Not `abs`, whose derivative at 0 is 0: forward mode in a graph and a tape around
     # `vectorized_map` differentiate these operations and never ask for the rules.
-    opposite = _select(positive, -logits, logits)
+    opposite = tf.minimum(logits, -logits)
     negative_cost = 1.0 - labels
     known = _known(pos_weight)
     pos_weight = xp.asarray(pos_weight, labels.dtype)
@@ -177,6 +178,7 @@ def _pieces(labels: Tensor, logits: Tensor, pos_weight: Tensor | float) -> _Piec
         both=negative_cost + positive_cost,
         e=e,
         tail=tail,
+        has_positives=known is not None and bool(np.all(known)),
     )
 
 
@@ -204,7 +206,12 @@ def _times_tail(values: Tensor, p: _Pieces) -> Tensor:
 
 
 def _loss(p: _Pieces) -> Tensor:
-    small = _times_tail(p.both * tf.math.log1p(p.e), p)
+    if p.has_positives:
+        small = tf.math.xlog1py(p.both, p.e)
+    else:
+        # `xlog1py` is 0 for a logit of NaN where `both` is, as it is for label 1 and pos_weight 0.
+        small = p.both * tf.math.log1p(p.e)
+    small = _times_tail(small, p)
     return small - tf.math.multiply_no_nan(p.opposite, p.near)
 
 
