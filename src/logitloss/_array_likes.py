@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from array_api_compat import is_array_api_obj
+
+from logitloss._libraries import is_array
 
 _SCALARS = (bool, int, float, complex, str, bytes, np.generic, type(None))
 _REAL = (bool, int, float, np.bool_, np.integer, np.floating)
@@ -28,7 +29,7 @@ def read(argument: str, value: Any) -> Any:
     if kind is np.ndarray or issubclass(kind, _SCALARS):
         return value
     refuse_mask_and_unit(argument, value)
-    if is_array_api_obj(value):
+    if is_array(value):
         return value
     if hasattr(kind, "__array__"):
         return _read_object(argument, value)

@@ -44,8 +44,8 @@ def divided(summed: Array, divisor: Array | float, weight: Array | None, xp: Nam
     if isinstance(divisor, float):
         return summed / (divisor or math.nan)
     # Added, NaN stays out of the derivatives, which are zero where all weights are.
-    nan, zero = xp.full_like(divisor, math.nan), xp.zeros_like(divisor)
-    return summed / _nonzero(divisor, weight, xp) + xp.where(divisor == 0, nan, zero)
+    zero = xp.zeros_like(divisor)
+    return summed / _nonzero(divisor, weight, xp) + xp.where(divisor == 0, zero + math.nan, zero)
 
 
 def reduce_gradient(
@@ -98,7 +98,7 @@ def accumulator(values: Array, xp: Namespace) -> Any:
 
 def _nonzero(divisor: Array, weight: Array | None, xp: Namespace) -> Array:
     """NaN for zero, but 1 where all weights are zero: there every derivative is zero already."""
-    by_zero = xp.full_like(divisor, math.nan)
+    by_zero = xp.zeros_like(divisor) + math.nan
     if weight is not None:
         by_zero = xp.where(xp.any(weight != 0), by_zero, 1.0)
     return xp.where(divisor == 0, by_zero, divisor)

@@ -105,7 +105,9 @@ def _compute_eagerly(call: Call) -> Results:
     if not followed:
         if call.logits.dtype in INTEGRAL:
             operands[1] = tf.cast(call.logits, call.dtype)
-        return by_kernel(*operands, call.orders, call.reduction, call.dtype)
+        labels, logits, pos_weight, weight = operands
+        arguments = labels, logits, pos_weight, weight, call.orders, call.reduction
+        return by_kernel(*arguments, call.dtype)
     if followed == [_LOGITS] and call.orders == LOSS and call.reduction != "none":
         return (_step(call),)
     return _compute(call)

@@ -100,8 +100,8 @@ def _slope(operands: Sequence[Any], position: int, order: int, scale: Tensor) ->
     """The derivative of D(order) by one operand, times `scale`."""
     labels, logits, pos_weight, weight = operands
 
-    def derivative(order: int, *operands: Any) -> Tensor:
-        return derivatives(*operands, (order,), "none")[0]
+    def derivative(order: int, z: Any, x: Any, q: Any, w: Any) -> Tensor:
+        return derivatives(z, x, q, w, (order,), "none")[0]
 
     # A number will do for an array of one value.
     rules = _formula.slopes(derivative, order, labels, logits, pos_weight, weight, float, xp)

@@ -71,7 +71,7 @@ def _with_total(z: Any, x: Any, q: Any, w: Any, orders: tuple[int, ...]) -> Resu
     outs = tuple([_aligned(x.shape, x.dtype) for _ in rest])
     if rest:
         kernel.compute(rest, z, x, q, w, "none", outs)
-    found = kernel.compute((0,), z, x, q, w, TOTAL, None)
+    found = kernel.compute((0,), z, x, q, w, TOTAL, None, is_checked=True)
     assert found is not None
     return tf.constant(found[0], tf.float64), *map(_as_tensor, outs)
 
@@ -82,7 +82,7 @@ def _is_number(value: object) -> bool:
 
 def _as_array(value: Tensor | float | None) -> Any:
     """The memory of a tensor, without a copy."""
-    if value is None or _is_number(value):
+    if value is None or isinstance(value, float):
         return value
     # Without dimensions, bfloat16 comes as a number, which `np.asarray` refuses.
     return np.asarray(value if value.shape.rank else value.numpy())

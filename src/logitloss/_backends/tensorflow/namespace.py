@@ -22,6 +22,7 @@ isfinite = tf.math.is_finite
 log1p = tf.math.log1p
 ones_like = tf.ones_like
 tanh = tf.tanh
+zeros_like = tf.zeros_like
 
 FLOATING = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
 INTEGRAL = (
@@ -59,8 +60,7 @@ def astype(tensor: Tensor, dtype: DType, *, copy: bool = True) -> Tensor:
 
 def where(condition: Tensor, first: Any, second: Any) -> Tensor:
     """TensorFlow does not convert a number to the dtype of the other branch."""
-    # Two numbers are for a sum, which is of float64.
-    dtype = getattr(first, "dtype", None) or getattr(second, "dtype", tf.float64)
+    dtype = getattr(first, "dtype", None) or second.dtype
     return tf.where(condition, *(tf.convert_to_tensor(value, dtype) for value in (first, second)))
 
 
