@@ -64,9 +64,11 @@ def test_the_kernel_works_in_the_memory_of_the_tensors(
     read = []
 
     class Spy:
+        REDUCTIONS = kernel.REDUCTIONS
+
         @staticmethod
-        def compute(orders, *arguments):
-            results = kernel.compute(orders, *arguments)
+        def compute(orders, *arguments, **options):
+            results = kernel.compute(orders, *arguments, **options)
             arrays = [*arguments[:3], *results]
             read.append([array.ctypes.data for array in arrays if isinstance(array, np.ndarray)])
             return results
