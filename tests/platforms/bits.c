@@ -195,7 +195,7 @@ static void put_all(const inputs *in)
             }
             if (!logitloss_plan(&task, &arrays, in->type, orders))
                 exit(2);
-            const double value = logitloss_compute(&task, reductions[r], execute, (void *)run);
+            const double value = logitloss_compute(&task, reductions[r], 1, execute, (void *)run);
             if (reductions[r] != LOGITLOSS_NONE && orders & LOGITLOSS_LOSS)
                 put_double(value);
             for (int order = 0; order < 3; order++) {
