@@ -52,6 +52,45 @@ def pos_weight_gradient(z: mpf, x: mpf, q: mpf) -> mpf:
     return z * softplus(-x)
 
 
+def _by_logits_and_labels(z: mpf, x: mpf, q: mpf) -> mpf:
+    return -sigmoid(x) - q * sigmoid(-x)
+
+
+def _by_logits_and_pos_weight(z: mpf, x: mpf, q: mpf) -> mpf:
+    return -z * sigmoid(-x)
+
+
+def _by_labels_and_pos_weight(z: mpf, x: mpf, q: mpf) -> mpf:
+    return softplus(-x)
+
+
+def zero(z: mpf, x: mpf, q: mpf) -> mpf:
+    return mpf(0)
+
+
+# The derivatives of the weighted loss, without the weight, by arguments numbered labels, logits,
+# pos_weight, weight. The second function is the size at which errors are measured, that of the
+# terms of a difference.
+GRADIENT = [
+    (labels_gradient, labels_gradient_scale),
+    (gradient, gradient_scale),
+    (pos_weight_gradient, None),
+    (loss, None),
+]
+HESSIAN = {
+    (0, 0): (zero, None),
+    (0, 1): (_by_logits_and_labels, None),
+    (0, 2): (_by_labels_and_pos_weight, None),
+    (0, 3): GRADIENT[0],
+    (1, 1): (hessian, None),
+    (1, 2): (_by_logits_and_pos_weight, None),
+    (1, 3): GRADIENT[1],
+    (2, 2): (zero, None),
+    (2, 3): GRADIENT[2],
+    (3, 3): (zero, None),
+}
+
+
 def exact(value: Any) -> mpf:
     """The number that a NumPy scalar of any dtype holds, without rounding."""
     if not isinstance(value, np.longdouble):

@@ -45,44 +45,6 @@ POS_WEIGHTS = [0.0, 1e-8, 1.0, 3.0]
 WEIGHT = 0.25
 
 
-def by_logits_and_labels(z, x, q):
-    return -reference.sigmoid(x) - q * reference.sigmoid(-x)
-
-
-def by_logits_and_pos_weight(z, x, q):
-    return -z * reference.sigmoid(-x)
-
-
-def by_labels_and_pos_weight(z, x, q):
-    return reference.softplus(-x)
-
-
-def zero(z, x, q):
-    return mpf(0)
-
-
-# Arguments by number: labels, logits, pos_weight, weight. The second function is the size at which
-# errors are measured, that of the terms of a difference.
-GRADIENT = [
-    (reference.labels_gradient, reference.labels_gradient_scale),
-    (reference.gradient, reference.gradient_scale),
-    (reference.pos_weight_gradient, None),
-    (reference.loss, None),
-]
-HESSIAN = {
-    (0, 0): (zero, None),
-    (0, 1): (by_logits_and_labels, None),
-    (0, 2): (by_labels_and_pos_weight, None),
-    (0, 3): GRADIENT[0],
-    (1, 1): (reference.hessian, None),
-    (1, 2): (by_logits_and_pos_weight, None),
-    (1, 3): GRADIENT[1],
-    (2, 2): (zero, None),
-    (2, 3): GRADIENT[2],
-    (3, 3): (zero, None),
-}
-
-
 def one_loss(labels, logits, pos_weight, weight):
     return weighted(labels, logits, pos_weight, weight=weight)
 
@@ -111,7 +73,7 @@ def test_gradient_by_every_argument(mode: str, dtype: str) -> None:
     at = points(dtype)
     differentiate = jax.vmap(getattr(jax, mode)(one_loss, (0, 1, 2, 3)), (0, 0, 0, None))
     got = jax.jit(differentiate)(*at, jnp.asarray(WEIGHT, dtype))
-    for index, (slope, form) in enumerate(zip(got, GRADIENT, strict=True)):
+    for index, (slope, form) in enumerate(zip(got, reference.GRADIENT, strict=True)):
         assert slope.dtype == dtype
         factor = 1.0 if index == 3 else WEIGHT
         assert_close(slope, form, at, dtype, factor, bound=0.51 if dtype == "bfloat16" else 4)
@@ -125,7 +87,7 @@ def test_second_derivatives_by_every_argument(modes: tuple[str, str], dtype: str
     for mode in modes:
         function = getattr(jax, mode)(function, (0, 1, 2, 3))
     got = jax.jit(jax.vmap(function, (0, 0, 0, None)))(*at, jnp.asarray(WEIGHT, dtype))
-    for (row, column), form in HESSIAN.items():
+    for (row, column), form in reference.HESSIAN.items():
         factor = 1.0 if column == 3 else WEIGHT
         assert_close(got[row][column], form, at, dtype, factor)
         assert_close(got[column][row], form, at, dtype, factor)
@@ -190,11 +152,11 @@ def test_transformations_meet_the_closed_form(
     apply = TRANSFORMATIONS[transformation]
     got = apply(loss, logits)
     assert got.dtype == dtype
-    assert_close(got[:-2], GRADIENT[1], at, dtype, bound=bound)
+    assert_close(got[:-2], reference.GRADIENT[1], at, dtype, bound=bound)
     np.testing.assert_array_equal(got[:2], (1 - label) / 2 - q * label / 2)
     np.testing.assert_array_equal(got[-2:], [1 - label, -q * label])
     got = apply(slope, logits)
-    assert_close(got[:-2], HESSIAN[1, 1], at, dtype, bound=bound)
+    assert_close(got[:-2], reference.HESSIAN[1, 1], at, dtype, bound=bound)
     np.testing.assert_array_equal(got[-2:], 0)
 
 
@@ -206,7 +168,7 @@ def test_hessian_of_a_sum(path: str, reduction: str, dtype: str) -> None:
     got = jax.hessian(lambda x: weighted(labels, x, pos_weight, reduction=reduction))(logits)
     bound = 0.51 if dtype == "bfloat16" else 4
     factor = 0.25 if reduction == "mean" else 1.0
-    assert_close(jnp.diagonal(got), HESSIAN[1, 1], at, dtype, factor, bound)
+    assert_close(jnp.diagonal(got), reference.HESSIAN[1, 1], at, dtype, factor, bound)
     np.testing.assert_array_equal(got[~np.eye(4, dtype=bool)], 0)
 
 

@@ -16,7 +16,6 @@ import backends
 import numpy as np
 import pytest
 import reference
-from mpmath import mpf
 
 import logitloss
 from logitloss import compat
@@ -46,44 +45,6 @@ MODES: dict[str, Callable[..., Any]] = {
     "eager": lambda function: function,
     "graph": lambda function: tf.function(function, autograph=False),
     "xla": lambda function: tf.function(function, autograph=False, jit_compile=True),
-}
-
-
-def by_logits_and_labels(z, x, q):
-    return -reference.sigmoid(x) - q * reference.sigmoid(-x)
-
-
-def by_logits_and_pos_weight(z, x, q):
-    return -z * reference.sigmoid(-x)
-
-
-def by_labels_and_pos_weight(z, x, q):
-    return reference.softplus(-x)
-
-
-def zero(z, x, q):
-    return mpf(0)
-
-
-# Arguments by number: labels, logits, pos_weight, weight. The second function is the size at which
-# errors are measured, that of the terms of a difference.
-GRADIENT = [
-    (reference.labels_gradient, reference.labels_gradient_scale),
-    (reference.gradient, reference.gradient_scale),
-    (reference.pos_weight_gradient, None),
-    (reference.loss, None),
-]
-HESSIAN = {
-    (0, 0): (zero, None),
-    (0, 1): (by_logits_and_labels, None),
-    (0, 2): (by_labels_and_pos_weight, None),
-    (0, 3): GRADIENT[0],
-    (1, 1): (reference.hessian, None),
-    (1, 2): (by_logits_and_pos_weight, None),
-    (1, 3): GRADIENT[1],
-    (2, 2): (zero, None),
-    (2, 3): GRADIENT[2],
-    (3, 3): (zero, None),
 }
 
 
@@ -143,7 +104,7 @@ def test_graphs_meet_the_closed_forms(form: str, mode: str, dtype: str) -> None:
             return weighted(labels, logits, pos_weight)
         return logitloss.grad_and_hess(labels, logits, pos_weight)[index - 1]
 
-    function = [(reference.loss, None), GRADIENT[1], (reference.hessian, None)][index]
+    function = [(reference.loss, None), reference.GRADIENT[1], (reference.hessian, None)][index]
     assert_close(MODES[mode](compute)(*tensors(*at)), function, at, mode)
     # A number that is known in advance takes a shorter way.
     for q in (0.0, 0.1, 1.0, 3.0):
@@ -454,7 +415,7 @@ def test_gradient_by_every_argument(mode: str, dtype: str) -> None:
     at = points(dtype)
     weight = np.full_like(at[0], WEIGHT)
     got = MODES[mode](lambda *arguments: slopes(one_loss, list(arguments)))(*tensors(*at, weight))
-    for index, (slope, form) in enumerate(zip(got, GRADIENT, strict=True)):
+    for index, (slope, form) in enumerate(zip(got, reference.GRADIENT, strict=True)):
         assert slope.dtype == dtype
         assert_close(slope, form, at, mode, 1.0 if index == 3 else WEIGHT)
 
@@ -467,13 +428,13 @@ def test_second_derivatives_by_every_argument(mode: str, dtype: str) -> None:
     got = MODES[mode](lambda *arguments: slopes(one_loss, list(arguments), 2))(
         *tensors(*at, weight)
     )
-    for (row, column), form in HESSIAN.items():
+    for (row, column), form in reference.HESSIAN.items():
         factor = 1.0 if column == 3 else WEIGHT
         for slope in (got[row][column], got[column][row]):
             if slope is not None:
                 assert_close(slope, form, at, mode, factor)
             else:
-                assert form[0] is zero
+                assert form[0] is reference.zero
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
@@ -570,12 +531,12 @@ def test_transformations_meet_the_closed_form(
     apply = TRANSFORMATIONS[transformation]
     got = apply(loss, logits)
     assert got.dtype == dtype
-    assert_close(got[:-2], GRADIENT[1], at, "graph")
+    assert_close(got[:-2], reference.GRADIENT[1], at, "graph")
     if transformation not in AROUND_THE_RULES:
         np.testing.assert_array_equal(got[:2], (1 - label) / 2 - q * label / 2)
     np.testing.assert_array_equal(got[-2:], [1 - label, -q * label])
     got = apply(slope, logits)
-    assert_close(got[:-2], HESSIAN[1, 1], at, "graph")
+    assert_close(got[:-2], reference.HESSIAN[1, 1], at, "graph")
     np.testing.assert_array_equal(got[-2:], 0)
 
 
@@ -598,7 +559,7 @@ def test_hessian_of_a_reduced_loss(outer: str, reduction: str, dtype: str) -> No
         "tape(function)": lambda x: slopes(MODES["graph"](total), [x], 2)[0][0],
     }[outer]
     factor = {"sum": 2.0, "mean": 0.5, "weighted_mean": 0.25}[reduction]
-    assert_close(compute(logits), HESSIAN[1, 1], at, "graph", factor)
+    assert_close(compute(logits), reference.HESSIAN[1, 1], at, "graph", factor)
 
 
 @pytest.mark.parametrize("argument", range(4))

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import reference
-from mpmath import mpf
 from torch_cases import (
     FUNCTIONS,
     MARKS,
@@ -77,18 +76,6 @@ def rounded(operands: Sequence) -> list[np.ndarray]:
     return [operand.numpy() for operand in operands]
 
 
-def slope_scale(z: mpf, x: mpf, q: mpf) -> mpf:
-    return q * reference.softplus(-x) + reference.softplus(x)
-
-
-FORMS = [
-    (reference.labels_gradient, slope_scale),
-    (reference.gradient, reference.gradient_scale),
-    (reference.pos_weight_gradient, None),
-    (reference.loss, None),
-]
-
-
 def assert_within(bound: float, got, points: Sequence, function, scale, dtype: str) -> None:
     true = reference.at(function, *points)
     scales = None if scale is None else reference.at(scale, *points)
@@ -105,7 +92,7 @@ def test_first_derivatives_within_ulp(way: str, execution: None, dtype: str) -> 
     operands = tensors([*POINTS, np.ones(POINTS.shape[1])], dtype)
     points = rounded(operands[:3])
     slopes = FIRST[way](operands)
-    for got, (function, scale) in zip(slopes, FORMS, strict=True):
+    for got, (function, scale) in zip(slopes, reference.GRADIENT, strict=True):
         if got is not None:
             assert_within(4, got, points, function, scale, dtype)
 
