@@ -439,8 +439,12 @@ def test_outs_with_memory_in_common(dtype: str) -> None:
     memory = torch.zeros(5, dtype=getattr(torch, dtype))
     labels, logits = torch.zeros(4, dtype=memory.dtype), torch.ones(4, dtype=memory.dtype)
     for function in (logitloss.value_and_grad, logitloss.grad_and_hess):
-        with pytest.raises(ValueError, match="`out` must be two arrays with no memory in common"):
-            function(labels, logits, out=(memory[:4], memory[1:]))
+        # Lists are not read where tensors are.
+        for given, pos_weight in ((labels, 1.0), ([0] * 4, 1.0), (labels, [2.0] * 4)):
+            with pytest.raises(
+                ValueError, match="`out` must be two arrays with no memory in common"
+            ):
+                function(given, logits, pos_weight, out=(memory[:4], memory[1:]))
     assert (memory == 0).all()
     apart = torch.zeros(8, dtype=memory.dtype)
     outs = apart[::2], apart[1::2]

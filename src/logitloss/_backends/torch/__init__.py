@@ -70,7 +70,7 @@ def describe(
         if isinstance(weight, int):
             weight = float(weight)
         call = Call(orders, xp, labels, logits, pos_weight, weight, dtype, reduction, None, name)
-        return call if out is None else _with_outs(finish(call, reduction, out, name))
+        return call if out is None else finish(call, reduction, out, name)
     _refuse_other_layouts(labels=labels, logits=logits, pos_weight=pos_weight, weight=weight)
     coefficients = [pos_weight, weight]
     if torch.compiler.is_compiling() and any(isinstance(c, _CONSTANTS) for c in coefficients):
@@ -82,14 +82,6 @@ def describe(
         )
         return describe(orders, labels, logits, pos_weight, weight, reduction, out, name)
     return None
-
-
-def _with_outs(call: Call) -> Call:
-    """The call, unless its outputs have memory in common."""
-    arrays = [as_array(out) for out in call.outs or () if out.is_cpu]
-    if any(share_memory(one, other) for one, other in combinations(arrays, 2)):
-        refuse_shared_outs()
-    return call
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -134,6 +126,7 @@ def _compute(call: Call) -> tuple[Tensor, ...]:
     operands = call.labels, call.logits, call.pos_weight, call.weight
     way = way_of(operands, call.orders)
     if call.outs is not None:
+        _refuse_shared(call.outs)
         _refuse_recording((*operands, *call.outs))
         if way is by_kernel and (views := _views(call.outs)) is not None:
             by_kernel(*operands, call.orders, call.reduction, views)
@@ -148,6 +141,12 @@ def _compute(call: Call) -> tuple[Tensor, ...]:
     if call.outs is not None:
         return tuple(out.copy_(result) for out, result in zip(call.outs, results, strict=True))
     return tuple(result.to(call.dtype) for result in results)
+
+
+def _refuse_shared(outs: Sequence[Tensor]) -> None:
+    arrays = [as_array(out) for out in outs if out.is_cpu]
+    if any(share_memory(one, other) for one, other in combinations(arrays, 2)):
+        refuse_shared_outs()
 
 
 def _rounded(call: Call) -> Call:
