@@ -33,7 +33,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNEL = Path("src/logitloss/_kernel")
-FILES = ("logistic.h", "half.h", "task.h", "task.c", "blocks.c", "careful.c", "kernel.pyx")
+HEADERS = ("logistic.h", "element.h", "half.h", "task.h")
+FILES = (*HEADERS, "task.c", "blocks.c", "careful.c", "kernel.pyx")
 # Those that fail soonest go first.
 TESTS = "test_layouts test_numpy test_out test_values test_reductions test_properties test_kernel"
 CYTHON_TESTS = "test_hostile test_inputs test_threads test_processes test_memory"

@@ -13,10 +13,9 @@
 #include "blocks.h"
 #include "careful.h"
 #include "compiler.h"
+#include "element.h"
 #include "half.h"
-#include "logistic.h"
 
-#include <float.h>
 #include <stdalign.h>
 
 enum {
@@ -37,10 +36,8 @@ enum {
 
 #if LOGITLOSS_REAL == 32
 #define REAL_TYPE LOGITLOSS_FLOAT32
-#define REAL_MIN FLT_MIN
 #else
 #define REAL_TYPE LOGITLOSS_FLOAT64
-#define REAL_MIN DBL_MIN
 #endif
 
 INLINE void prefetch(const REAL *values, int to_write)
@@ -62,34 +59,6 @@ typedef struct {
     alignas(CACHE_LINE) REAL e_hi[BLOCK], e_lo[BLOCK];
     alignas(CACHE_LINE) REAL towards[BLOCK], against[BLOCK], sum[BLOCK], linear[BLOCK];
 } terms;
-
-INLINE UINT bits_of(REAL value)
-{
-    UINT bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-/* The bits of -|value|: integers in the order of the magnitudes, whose maximum the
- * compiler can vectorise. */
-INLINE UINT magnitude(REAL value)
-{
-    return bits_of(value) | SIGN_BIT;
-}
-
-/* A weight of zero masks everything, NaN too.  As bits, because for conditions the compiler
- * would make branches. */
-INLINE UINT mask_of(REAL weight)
-{
-    return weight == 0 ? 0 : ~(UINT)0;
-}
-
-INLINE REAL masked(REAL value, UINT mask)
-{
-    const UINT bits = bits_of(value) & mask;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
 
 /* Bits to be compared with each other.  SSE2 compares no more than 32, and the first ones do: the
  * limits are powers of two, with room to spare. */
@@ -174,23 +143,6 @@ INLINE void second_pass(const terms *restrict from, pair factor, REAL *restrict 
     }
 }
 
-/* Elements that the passes get wrong, because a product of coefficients leaves the
- * normal numbers although the result need not, or their sum the range that logistic.h
- * is made for.  They hardly ever occur: careful.c does them singly. */
-INLINE int is_at_limits(REAL q, REAL z, REAL w)
-{
-    const REAL product = q * z, positive = w * product, negative = w * (1 - z);
-    const REAL size = FABS(positive) + FABS(negative), sum = FABS(negative + positive);
-    /* A factor of zero makes an exact zero; with two factors of 1 nothing is rounded. */
-    const int positive_underflows = ((FABS(product) < REAL_MIN) | (FABS(positive) < REAL_MIN)) & (z != 0) & (q != 0)
-                                    & ((q != 1) | (w != 1));
-    const int negative_underflows = (FABS(negative) < REAL_MIN) & (z != 1);
-    /* NaN, too, which may come of an infinite factor beside a zero. */
-    const int is_out_of_range = (!(size <= SUM_MAX)) | ((size < SUM_MIN) & (size != 0))
-                                | ((sum < SUM_MIN) & (sum != 0));
-    return (w != 0) & (positive_underflows | negative_underflows | is_out_of_range);
-}
-
 /* Whether any of the block's elements may need it; never says no to one.  Mostly this is
  * seen from the extremes: for logits of ordinary size an underflow of one product, at most
  * half the least subnormal, is nothing beside sum * exp(-|x|). */
@@ -208,16 +160,6 @@ INLINE int may_need_care(inputs in, extremes seen, ptrdiff_t n, int general)
     for (ptrdiff_t i = 0; i < n; i++)
         any |= is_at_limits(in.pos_weight[general ? i : 0], in.labels[i], general ? in.weight[i] : 1);
     return any;
-}
-
-/* What does not need care among its like must not get it beside others: bits do not depend on
- * the rest of a block. */
-INLINE int needs_care(REAL q, REAL z, REAL w, REAL x)
-{
-    const REAL sum = FABS(w * (1 - z) + w * (q * z));
-    const int is_ordinary = (1 - z >= 0) & (1 - z <= 1) & (FABS(x) <= ORDINARY_LOGIT)
-                            & (sum >= SUM_MIN) & (sum <= SUM_MAX);
-    return !is_ordinary && is_at_limits(q, z, w);
 }
 
 INLINE void take_care(inputs in, pair factor, destination to, ptrdiff_t n, int orders, int general)
@@ -650,22 +592,6 @@ INLINE void close_output(const output *out, ptrdiff_t start, ptrdiff_t n)
 {
     if (out->operand && out->block == out->buffer)
         store(out->operand, start, n, out->buffer);
-}
-
-/* 1 / divisor in two parts, which multiplies as exactly as the division divides. */
-INLINE pair reciprocal(double divisor)
-{
-    const double quotient = 1 / divisor;
-    pair factor;
-    factor.hi = (REAL)quotient;
-    factor.lo = (REAL)((quotient - factor.hi) + fma(-divisor, quotient, 1) / divisor);
-    return factor;
-}
-
-/* Whether the reciprocal is a normal number that may stand for the divisor. */
-INLINE int has_reciprocal(double divisor)
-{
-    return 0x1p-100 < fabs(divisor) && fabs(divisor) < 0x1p100;
 }
 
 /* In double, since such a divisor may be beyond the range of REAL where the quotient is not.
