@@ -22,7 +22,7 @@ ULP = {"float16": 0.501, "bfloat16": 0.501, "float32": 4, "float64": 4, "longdou
 # Around every place where a format stops resolving something: 1 + e, exp(-x), exp(-x / 2).
 MAGNITUDES = [0.0, 1e-40, 1e-10, 1e-3, 0.1, 0.5, 1.0, 2.3, 5.0, 11.0, 15.0, 17.0, 20.0, 25.0]
 MAGNITUDES += [37.0, 40.0, 60.0, 80.0, 86.9, 87.5, 89.0, 95.0, 103.9, 150.0, 700.0, 709.0, 745.0]
-MAGNITUDES += [1500.0, 1e4]
+MAGNITUDES += [1000.0, 1400.0, 1500.0, 1e4]
 LOGITS = [*MAGNITUDES, *(-m for m in MAGNITUDES)]
 
 FORMS = {
@@ -67,7 +67,7 @@ def test_within_ulp_of_the_closed_form(backend: Backend, dtype: str, form: str) 
         dtype,
         labels=[0.0, 1.0, 0.5, 0.1, 1e-7, 0.9999],
         logits=LOGITS,
-        pos_weight=[0.0, 1e-8, 0.3, 1.0, 3.0, 1e8, 1e30],
+        pos_weight=[0.0, 1e-8, 0.3, 1.0, 3.0, 1e8, 1e30, 1e300],
     )
     got = compute(form, *(backend.array(a, dtype) for a in points))
     assert_close(backend, got, points, form, dtype, ULP[dtype])

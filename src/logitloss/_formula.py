@@ -1,33 +1,34 @@
 """The loss and its derivatives by the logits over any array namespace `xp`.
 
-With ``a = 1 - z`` (what a negative costs) and ``b = q z`` (what a positive costs),
+The coefficients ``a = z - 1`` and ``b = q z`` have opposite signs, so that
 
-    loss = a softplus(x) + b softplus(-x)
+    loss = b softplus(-x) - a softplus(x)
 
-Let `near` be the coefficient on the side of the logit's sign (a for x > 0, b otherwise), `far` the
-other one, and ``e = exp(-|x|)``. Then ``softplus(|x|) = |x| + log1p(e)`` and
-``softplus(-|x|) = log1p(e)``, so that nothing is subtracted and nothing overflows:
+Let `near` be the one that multiplies the larger softplus (a for x >= 0, b otherwise), `far` the
+other one, and ``e = exp(-|x|)``. Then ``softplus(±x) = max(±x, 0) + log1p(e)``, so that nothing
+cancels and nothing overflows:
 
-    loss     = near |x| + (a + b) log1p(e)
-    gradient = ±(near - far e) / (1 + e)          + for x > 0, - otherwise
-    Hessian  = (a + b) e / (1 + e)²
+    loss     = (b - a) log1p(e) - near x
+    gradient = -(near + far e) / (1 + e)
+    Hessian  = (b - a) e / (1 + e)²
 
 The functions take arrays of `xp` of one floating dtype whose shapes broadcast. They ask no array
-for its value and index none, so they run lazily and under a tracing compiler.
+for its value and index none, so they run lazily and under a tracing compiler. Where every operation
+is a pass over memory, their number is the time of a call.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 Array: TypeAlias = Any
 Namespace: TypeAlias = Any
 
-# Beyond |x| = 87, log1p(e) = e and 1 + e = 1 in every format up to quadruple precision, while
-# exp(-87) is still a normal number in float32, the format with the least range.
-_TAIL = 87.0
+# Of the formats with so many bits, just above the logarithm of the smallest normal number; long
+# doubles of any size have 15 bits of exponent.
+_LOWEST_EXPONENT = {32: -87.0, 64: -708.0}
+_LOWEST_OF_LONG_DOUBLE = -11355.0
 
 
 def derivatives(
@@ -39,63 +40,56 @@ def derivatives(
 
 
 class _Pieces(NamedTuple):
-    positive: Array  # x > 0
-    magnitude: Array  # |x|
+    logits: Array
+    positive: Array  # x >= 0
     near: Array
-    far: Array
-    both: Array  # near + far
-    root: Array  # exp(-|x|), or its square root in the tail
-    tail: Array  # root in the tail, 1 elsewhere: exp(-|x|) = root * tail
+    a: Array
+    b: Array  # finite where the tail is zero
+    e: Array  # exp(-|x|), but a normal number
+    tail: Array  # what e lacks: exp(-|x|) = e * tail
 
 
 def _pieces(labels: Array, logits: Array, pos_weight: Array, xp: Namespace) -> _Pieces:
-    positive = logits > 0
-    magnitude = xp.abs(logits)
-    negative_cost = 1.0 - labels
-    positive_cost = _product(pos_weight, labels, xp)
+    # Zero times infinity is zero here. The infinite factor is replaced before each multiplication,
+    # not the product after it: a NaN in the branch that `where` drops would poison automatic
+    # derivatives. What stands for pos_weight is finite, and NaN where pos_weight is.
+    bounded = xp.tanh(pos_weight)
+    a = labels - 1.0
+    b = xp.where(labels == 0, bounded, pos_weight) * labels
 
     # exp(-|x|) is rounded to a subnormal, then to zero, where a large pos_weight still lifts the
-    # loss into the normal range. Multiplying by its square root twice keeps every digit.
-    in_tail = magnitude > _TAIL
-    root = xp.exp(xp.where(in_tail, -0.5 * magnitude, -magnitude))
+    # loss into the normal range. Multiplying by two factors keeps every digit.
+    opposite = -xp.abs(logits)
+    lowest = _LOWEST_EXPONENT.get(xp.finfo(logits.dtype).bits, _LOWEST_OF_LONG_DOUBLE)
+    head = xp.where(opposite < lowest, lowest, opposite)
+    tail = xp.exp(opposite - head)
+
+    # At 0 either side would do, but an infinite b would meet a zero.
+    positive = logits >= 0
     return _Pieces(
+        logits=logits,
         positive=positive,
-        magnitude=magnitude,
-        near=xp.where(positive, negative_cost, positive_cost),
-        far=xp.where(positive, positive_cost, negative_cost),
-        both=negative_cost + positive_cost,
-        root=root,
-        tail=xp.where(in_tail, root, 1.0),
+        near=xp.where(positive, a, b),
+        a=a,
+        b=xp.where(tail == 0, bounded, b),
+        e=xp.exp(head),
+        tail=tail,
     )
-
-
-def _product(first: Array, second: Array, xp: Namespace) -> Array:
-    """Multiply with ``0 * inf = 0``; NaN stays NaN.
-
-    The infinite factor is replaced before the multiplication, not the product after it: a NaN in
-    the branch that `where` drops would still warn in NumPy and poison automatic derivatives.
-    """
-    dropped = ((first == 0) & (xp.abs(second) == math.inf)) | (
-        (second == 0) & (xp.abs(first) == math.inf)
-    )
-    return xp.where(dropped, 0.0, first) * xp.where(dropped, 0.0, second)
 
 
 def _loss(p: _Pieces, xp: Namespace) -> Array:
-    log1p_root = xp.where(p.tail < 1.0, p.root, xp.log1p(p.root))
-    return _product(p.near, p.magnitude, xp) + _product(p.both, log1p_root, xp) * p.tail
+    linear = p.near * xp.where(p.near == 0, p.near, p.logits)
+    return (p.b - p.a) * p.tail * xp.log1p(p.e) - linear
 
 
 def _gradient(p: _Pieces, xp: Namespace) -> Array:
-    opposing = _product(p.far, p.root, xp) * p.tail
-    signed = xp.where(p.positive, p.near - opposing, opposing - p.near)
-    return signed / (1.0 + p.root * p.tail)
+    far = xp.where(p.positive, p.b, p.a)
+    return (p.near + far * p.tail * p.e) / (-1.0 - p.e)
 
 
 def _hessian(p: _Pieces, xp: Namespace) -> Array:
-    e = p.root * p.tail
     # (1 + e)², with one rounding where e is small instead of two that the square doubles.
-    return _product(p.both, p.root, xp) * p.tail / (1.0 + e * (2.0 + e))
+    return (p.b - p.a) * p.tail * p.e / (1.0 + p.e * (2.0 + p.e))
 
 
 _CLOSED_FORMS = (_loss, _gradient, _hessian)

@@ -329,4 +329,11 @@ def _log1p(e: Array) -> Array:
     return e + e * slope
 
 
-_xp = types.SimpleNamespace(abs=jnp.abs, exp=jnp.exp, log1p=_log1p, where=jnp.where)
+_xp = types.SimpleNamespace(
+    abs=jnp.abs,
+    exp=jnp.exp,
+    finfo=jnp.finfo,
+    log1p=_log1p,
+    tanh=jnp.tanh,
+    where=jnp.where,
+)

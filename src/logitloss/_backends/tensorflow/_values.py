@@ -115,7 +115,7 @@ def by_operations(
     """The closed forms of `_formula`, in fewer operations.
 
     In a graph that XLA does not compile each operation is a pass over memory, and `_formula` would
-    be sixty of them. TensorFlow has one for ``0 * inf = 0``, and keeps no subnormal numbers.
+    be twice as many. TensorFlow has one for ``0 * inf = 0``, and keeps no subnormal numbers.
     """
     dtype = logits.dtype
     if _is_number(labels):
