@@ -33,6 +33,9 @@ import logitloss
 
 ROOT = Path(__file__).parent
 OPTIONS = NUMBER | doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+# Keras takes TensorFlow unless it is told otherwise.
+KERAS_BACKENDS = filter(importlib.util.find_spec, ("tensorflow", "jax", "torch"))
+os.environ.setdefault("KERAS_BACKEND", next(KERAS_BACKENDS, "tensorflow"))
 IMPORT = re.compile(r"^(?:>>> |\.\.\. )?\s*(?:from|import) (\w+)", re.MULTILINE)
 NOT_RUN = re.compile(r"<!-- not run: (.*) -->\n\Z")
 

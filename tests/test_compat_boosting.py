@@ -255,8 +255,6 @@ def test_cross_validation_of_both() -> None:
     assert table["test-mine-mean"][-1] < table["test-mine-mean"][0]
 
 
-# It would compile the objective.
-@pytest.mark.filterwarnings("ignore:(Failed to import numba|Can't optim|Failed to optim)")
 @is_weighted
 def test_catboost(is_weighted: bool) -> None:
     catboost = pytest.importorskip("catboost")
