@@ -1,10 +1,13 @@
-"""Train with JAX: one jitted step, differentiated by jax.grad, for several pos_weights at once.
+"""
+JAX: one training step, several weights
+=======================================
 
-The same logistic regression is fitted to scikit-learn's breast-cancer data for three values of
-`pos_weight`, which `jax.vmap` runs side by side. The loss has a derivative rule of its own: at the
-first step, where every logit is exactly 0, positives get their gradient too.
+A logistic regression is fitted to scikit-learn's breast-cancer data for three values of
+``pos_weight``. The training step is compiled by ``jax.jit``, and ``jax.vmap`` runs it for the three
+values side by side.
 
-    python examples/jax_training.py
+The loss brings its own derivative. At the first step every logit is exactly 0, and positives get
+their gradient there, too.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
 from sklearn.datasets import load_breast_cancer
 from sklearn.preprocessing import StandardScaler
 
@@ -24,6 +29,11 @@ LEARNING_RATE = 0.3
 L2_PENALTY = 0.03
 
 
+# %%
+# The step
+# --------
+
+
 class Model(NamedTuple):
     slopes: Any
     intercept: Any
@@ -33,7 +43,7 @@ class Model(NamedTuple):
 
 
 def load() -> tuple[jax.Array, jax.Array]:
-    """Return standardised features, and labels (1 is malignant)."""
+    """Return standardized features, and labels (1 is malignant)."""
     features, is_benign = load_breast_cancer(return_X_y=True)
     features = StandardScaler().fit_transform(features)
     return jnp.asarray(features, dtype=jnp.float32), jnp.asarray(is_benign == 0)
@@ -59,13 +69,21 @@ def step(
     return jax.tree.map(lambda old, slope: old - rate * slope, model, gradient), value
 
 
-def main() -> None:
+# %%
+# The training
+# ------------
+
+
+def main() -> np.ndarray:
+    """Print recall and precision, and return the loss of each model before each step."""
     features, labels = load()
     pos_weights = jnp.asarray(POS_WEIGHTS)
     models = Model(jnp.zeros((len(POS_WEIGHTS), features.shape[1])), jnp.zeros(len(POS_WEIGHTS)))
     steps = jax.vmap(step, in_axes=(0, None, None, 0))
+    losses = []
     for _ in range(STEPS):
         models, values = steps(models, features, labels, pos_weights)
+        losses.append(values)
     print("pos_weight  loss    recall  precision")
     for index, pos_weight in enumerate(POS_WEIGHTS):
         model = Model(models.slopes[index], models.intercept[index])
@@ -75,7 +93,16 @@ def main() -> None:
             f"{pos_weight:10g}  {values[index]:.4f}  {hits / jnp.sum(labels):6.1%}"
             f"  {hits / jnp.sum(flagged):9.1%}"
         )
+    return np.asarray(losses)
+
+
+def plot(losses: np.ndarray) -> None:
+    axes = plt.figure(figsize=(6, 3.6)).subplots()
+    axes.loglog(range(1, STEPS + 1), losses, label=[f"pos_weight {q:g}" for q in POS_WEIGHTS])
+    axes.set(xlabel="step", ylabel="loss", title="Mean loss before each step")
+    axes.legend()
 
 
 if __name__ == "__main__":
-    main()
+    plot(main())
+    plt.show()

@@ -1,14 +1,15 @@
-"""Train a Keras model on data with few positives, and see what pos_weight does to the recall.
+"""
+Keras: few positives
+====================
 
-    python examples/keras_imbalanced.py
-
-One in twenty examples is positive. The same small network is trained with three values of
-`pos_weight`; the last one makes both classes count the same in total.
+One in twenty rows is positive. The same small network is trained with three values of
+``pos_weight``. The last value, 19, makes both classes count the same in total.
 """
 
 from __future__ import annotations
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 
 from logitloss.compat.keras import WeightedBinaryCrossentropy
@@ -25,9 +26,14 @@ def load(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return features, labels
 
 
+# %%
+# The model
+# ---------
+# The last layer has no activation, because the loss takes logits.
+
+
 def train(pos_weight: float) -> keras.Model:
     keras.utils.set_random_seed(0)
-    # The last layer has no activation: the loss takes logits.
     model = keras.Sequential(
         [keras.Input((8,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(1)]
     )
@@ -36,15 +42,33 @@ def train(pos_weight: float) -> keras.Model:
     return model
 
 
-def main() -> None:
+# %%
+# The result
+# ----------
+
+
+def main() -> list[tuple[float, float]]:
     features, labels = load(4000, seed=1)
     positive = labels == 1
+    shares = []
     print("pos_weight  recall  precision")
     for pos_weight in POS_WEIGHTS:
         flagged = train(pos_weight).predict(features, verbose=0) > 0
         hits = np.sum(flagged & positive)
-        print(f"{pos_weight:10g}  {hits / positive.sum():6.1%}  {hits / flagged.sum():9.1%}")
+        recall, precision = hits / positive.sum(), hits / flagged.sum()
+        print(f"{pos_weight:10g}  {recall:6.1%}  {precision:9.1%}")
+        shares.append((recall, precision))
+    return shares
+
+
+def plot(shares: list[tuple[float, float]]) -> None:
+    axes = plt.figure(figsize=(6, 3.6)).subplots()
+    axes.plot(POS_WEIGHTS, shares, "o-", label=["recall", "precision"])
+    axes.set(xlabel="pos_weight", ylim=(0, 1), title="Rows that training has not seen")
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.legend()
 
 
 if __name__ == "__main__":
-    main()
+    plot(main())
+    plt.show()

@@ -1,10 +1,10 @@
-"""Score files that are larger than the memory that the command line takes.
+"""
+Files larger than memory
+========================
 
-Labels in a .npy file and logits in a Parquet file are written in pieces. Then `logitloss` scores
-them, and the operating system tells how much memory it had at most: twice as many pieces would not
-change that.
-
-    python examples/larger_than_memory.py
+The command ``logitloss`` reads files in blocks, so its memory does not grow with their size. This
+script writes labels to a ``.npy`` file and logits to a Parquet file, scores them, and asks the
+operating system how much memory the command took.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
@@ -40,6 +41,11 @@ def write(folder: Path, pieces: int) -> tuple[Path, Path]:
     return labels_file, logits_file
 
 
+# %%
+# Score the files
+# ---------------
+
+
 def score(labels: Path, logits: Path, *options: str) -> str:
     """Return what the command prints."""
     command = [sys.executable, "-m", "logitloss", str(labels), f"{logits}:logit", *options]
@@ -47,20 +53,32 @@ def score(labels: Path, logits: Path, *options: str) -> str:
 
 
 def memory_of_children() -> int:
-    """Return how many bytes of memory the largest process started from here has had."""
+    """Return the most bytes of memory that a process started from here has had."""
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def main() -> None:
+def main() -> dict[str, float]:
+    """Print the score, and the sizes in MiB, which are also returned."""
     with tempfile.TemporaryDirectory() as folder:
         labels, logits = write(Path(folder), PIECES)
         print("$ logitloss labels.npy logits.parquet:logit --pos-weight 10")
         print(score(labels, logits, "--pos-weight", "10"))
-        for file in (labels, logits):
-            print(f"{file.name:14}  {file.stat().st_size / MIB:4.0f} MiB")
-    print(f"memory          {memory_of_children() / MIB:4.0f} MiB")
+        sizes = {file.name: file.stat().st_size / MIB for file in (labels, logits)}
+    sizes["memory"] = memory_of_children() / MIB
+    for name, size in sizes.items():
+        print(f"{name:14}  {size:4.0f} MiB")
+    return sizes
+
+
+def plot(sizes: dict[str, float]) -> None:
+    axes = plt.figure(figsize=(6, 2.4)).subplots()
+    bars = axes.barh(list(sizes), list(sizes.values()), color=["C1", "C1", "C0"])
+    axes.bar_label(bars, fmt=" {:.0f}")
+    axes.invert_yaxis()
+    axes.set(xlabel="MiB", title="Files, and the memory to score them")
 
 
 if __name__ == "__main__":
-    main()
+    plot(main())
+    plt.show()

@@ -1,15 +1,18 @@
-"""Train a multi-label classifier in PyTorch: a pos_weight per class, and labels that are missing.
+"""
+PyTorch: several labels, some of them missing
+=============================================
 
-Every picture of a digit has five labels: even, prime, more than five, zero, seven. The last two are
-rare, so each class gets the `pos_weight` that makes its positives weigh as much as its negatives. A
-third of the labels were never collected. They are NaN here, and have weight 0: neither the loss nor
-a gradient sees them.
+Each picture of a digit has five labels: even, prime, more than five, zero and seven. The last two
+are rare, so each class gets the ``pos_weight`` that makes its positives count as much as its
+negatives.
 
-    python examples/torch_multilabel.py
+A third of the labels were never collected. They are NaN, and have weight 0: neither the loss nor
+the gradient sees them.
 """
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import torch
 from sklearn.datasets import load_digits
 
@@ -38,6 +41,13 @@ def load() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(digits.data).float() / 16, labels.float()
 
 
+# %%
+# The training loop
+# -----------------
+# ``"weighted_mean"`` divides by the sum of the weights, which is the number of labels that are
+# known.
+
+
 def train(pixels: torch.Tensor, labels: torch.Tensor) -> torch.nn.Module:
     """Fit a small network to labels of which some are NaN."""
     is_known = ~labels.isnan()
@@ -62,6 +72,12 @@ def train(pixels: torch.Tensor, labels: torch.Tensor) -> torch.nn.Module:
     return model
 
 
+# %%
+# The result
+# ----------
+# The rare classes are found as reliably as the others.
+
+
 def recalls(model: torch.nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the share of each class's positives that is found."""
     with torch.no_grad():
@@ -69,7 +85,7 @@ def recalls(model: torch.nn.Module, pixels: torch.Tensor, labels: torch.Tensor) 
     return found.sum(dim=0) / (labels == 1).sum(dim=0)
 
 
-def main() -> None:
+def main() -> dict[str, float]:
     torch.manual_seed(0)
     pixels, labels = load()
     order = torch.randperm(len(pixels))
@@ -78,11 +94,21 @@ def main() -> None:
     model = train(pixels[rest], collected)
     print("class           positives  recall")
     shares = labels.mean(dim=0).tolist()
-    for name, share, recall in zip(
-        CLASSES, shares, recalls(model, pixels[test], labels[test]).tolist(), strict=True
-    ):
+    found = dict(zip(CLASSES, recalls(model, pixels[test], labels[test]).tolist(), strict=True))
+    for (name, recall), share in zip(found.items(), shares, strict=True):
         print(f"{name:14}  {share:9.1%}  {recall:6.1%}")
+    return found
+
+
+def plot(found: dict[str, float]) -> None:
+    axes = plt.figure(figsize=(6, 3)).subplots()
+    bars = axes.barh(list(found), list(found.values()))
+    axes.bar_label(bars, fmt=" {:.0%}")
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.invert_yaxis()
+    axes.set(title="Recall")
 
 
 if __name__ == "__main__":
-    main()
+    plot(main())
+    plt.show()

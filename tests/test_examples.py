@@ -17,6 +17,9 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def load_example(name: str) -> ModuleType:
+    script = (EXAMPLES / f"{name}.py").read_text("utf-8")
+    for library in re.findall(r"^(?:from|import) (\w+)", script, flags=re.MULTILINE):
+        pytest.importorskip(library, reason=f"the example needs {library}")
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -26,8 +29,6 @@ def load_example(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def breast_cancer() -> ModuleType:
-    pytest.importorskip("scipy", reason="the example needs scipy")
-    pytest.importorskip("sklearn", reason="the example needs scikit-learn")
     return load_example("breast_cancer")
 
 
@@ -70,13 +71,9 @@ def test_the_positive_class_is_malignant(breast_cancer: ModuleType) -> None:
 
 
 def test_the_files_are_what_the_script_writes(
-    breast_cancer: ModuleType,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    breast_cancer: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(breast_cancer, "DATA", tmp_path)
-    breast_cancer.main()
+    breast_cancer.main(tmp_path)
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(breast_cancer.POS_WEIGHTS)
 
     kept = EXAMPLES / "data"
@@ -84,6 +81,16 @@ def test_the_files_are_what_the_script_writes(
     logits, kept_logits = np.load(tmp_path / "logits.npy"), np.load(kept / "logits.npy")
     assert logits.dtype == kept_logits.dtype == np.float32
     np.testing.assert_allclose(logits, kept_logits, rtol=0, atol=1e-4)
+
+
+def test_no_file_is_written_unasked(
+    breast_cancer: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object, *_: object) -> None:
+        raise AssertionError(path)
+
+    monkeypatch.setattr(np, "save", refuse)
+    breast_cancer.main()
 
 
 def printed_table(text: str) -> list[list[str]]:
@@ -97,16 +104,14 @@ def share(text: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("fit", "library", "tolerance"),
+    ("fit", "tolerance"),
     [
         # Its scores are float32.
-        ("with_xgboost", "xgboost", 1e-5),
-        ("with_lightgbm", "lightgbm", 1e-9),
+        ("with_xgboost", 1e-5),
+        ("with_lightgbm", 1e-9),
     ],
 )
-def test_boosting_equals_scale_pos_weight(fit: str, library: str, tolerance: float) -> None:
-    pytest.importorskip(library, reason=f"the example needs {library}")
-    pytest.importorskip("sklearn", reason="the example needs scikit-learn")
+def test_boosting_equals_scale_pos_weight(fit: str, tolerance: float) -> None:
     boosting = load_example("boosting")
     train, test, train_labels, _ = boosting.load()
     own = getattr(boosting, fit)(train, train_labels, test, False)
@@ -116,9 +121,6 @@ def test_boosting_equals_scale_pos_weight(fit: str, library: str, tolerance: flo
 
 
 def test_boosting_prints_equal_rows(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("xgboost", reason="the example needs xgboost")
-    pytest.importorskip("lightgbm", reason="the example needs lightgbm")
-    pytest.importorskip("sklearn", reason="the example needs scikit-learn")
     load_example("boosting").main()
     rows = printed_table(capsys.readouterr().out)
     assert [row[0] for row in rows] == ["XGBoost"] * 3 + ["LightGBM"] * 3
@@ -128,9 +130,12 @@ def test_boosting_prints_equal_rows(capsys: pytest.CaptureFixture[str]) -> None:
         assert soft[1] == "soft labels" and float(soft[2]) != float(own[2])
 
 
+def test_boosting_stops_at_the_least_loss() -> None:
+    losses, best = load_example("boosting").watch(10.0)
+    assert best == np.argmin(losses) + 1 == len(losses) - 20
+
+
 def test_torch_multilabel(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("torch", reason="the example needs torch")
-    pytest.importorskip("sklearn", reason="the example needs scikit-learn")
     example = load_example("torch_multilabel")
     example.main()
     rows = printed_table(capsys.readouterr().out)
@@ -141,8 +146,6 @@ def test_torch_multilabel(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_jax_training(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("jax", reason="the example needs jax")
-    pytest.importorskip("sklearn", reason="the example needs scikit-learn")
     example = load_example("jax_training")
     example.main()
     rows = printed_table(capsys.readouterr().out)
@@ -153,9 +156,8 @@ def test_jax_training(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_jax_training_starts_with_a_gradient_for_positives() -> None:
-    jax = pytest.importorskip("jax", reason="the example needs jax")
-    pytest.importorskip("sklearn", reason="the example needs scikit-learn")
     example = load_example("jax_training")
+    jax = example.jax
     model = example.Model(jax.numpy.zeros(2), jax.numpy.zeros(()))
     features, labels = jax.numpy.asarray([[1.0, 2.0]]), jax.numpy.asarray([True])
     after, value = example.step(model, features, labels, jax.numpy.asarray(1.0))
@@ -165,12 +167,11 @@ def test_jax_training_starts_with_a_gradient_for_positives() -> None:
 
 
 def test_larger_than_memory() -> None:
-    pytest.importorskip("resource", reason="the example asks Unix for the memory used")
-    pytest.importorskip("pyarrow", reason="the example needs pyarrow")
+    load_example("larger_than_memory")
     package = str(Path(logitloss.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, EXAMPLES / "larger_than_memory.py"],
-        env=os.environ | {"PYTHONPATH": package},
+        env=os.environ | {"PYTHONPATH": package, "MPLBACKEND": "agg"},
         check=True,
         capture_output=True,
         text=True,
@@ -183,19 +184,10 @@ def test_larger_than_memory() -> None:
     assert value is not None and float(value[1]) == pytest.approx(1.1874, abs=0.002)
 
 
-def test_precision_recall(
-    breast_cancer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("matplotlib", reason="the example needs matplotlib")
+def test_precision_recall(breast_cancer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(EXAMPLES)
     example = load_example("precision_recall")
-    trades = []
-    trade = example.trade
-    monkeypatch.setattr(example, "trade", lambda split: trades.append(trade(split)) or trades[0])
-    monkeypatch.setattr(sys, "argv", ["precision_recall.py", str(tmp_path / "curve.png")])
-    example.main()
-    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
-    ((recall, precision),) = trades
+    recall, precision = example.trade(example.load())
     assert np.all(np.diff(recall) >= 0)
     assert np.all(np.diff(precision) <= 0)
     assert recall[0] < 0.1 and recall[-1] > 0.9
@@ -203,7 +195,6 @@ def test_precision_recall(
 
 
 def test_keras_finds_more_positives(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("keras", reason="the example needs keras")
     pytest.importorskip("tensorflow", reason="the example needs tensorflow")
     load_example("keras_imbalanced").main()
     _, *lines = capsys.readouterr().out.splitlines()

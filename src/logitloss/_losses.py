@@ -103,7 +103,7 @@ def weighted_cross_entropy_with_logits(
     No exponential overflows, and for labels in [0, 1] no term is negative, so that nothing
     cancels. The shorter ``(1 - z) x + l (log1p(exp(-|x|)) + max(-x, 0))`` with
     ``l = 1 + (q - 1) z``, which TensorFlow documents, is equal on paper; it takes the difference
-    of nearly equal numbers for confident negatives, and rounds a small `q` away.
+    of nearly equal numbers for confident negatives, and rounds a small ``q`` away.
 
     *Accuracy.* With NumPy float32 and float64, within 3 ulp of the exact value for labels in
     [0, 1]; for labels 0 and 1 with ``pos_weight = 1`` within 1 ulp (float32) or 2 (float64).

@@ -79,7 +79,7 @@ class Objective:
 
 @dataclass(eq=False)
 class Metric:
-    """Weighted binary cross-entropy as an evaluation metric, beside an `Objective`.
+    """Weighted binary cross-entropy as an evaluation metric, beside an ``Objective``.
 
     The same object goes to ``xgboost.train(custom_metric=...)``,
     ``XGBClassifier(eval_metric=...)``, ``lightgbm.train(feval=...)`` and

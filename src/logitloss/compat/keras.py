@@ -23,8 +23,9 @@ class WeightedBinaryCrossentropy(keras.losses.Loss):  # type: ignore[misc]
     reduction : {"sum_over_batch_size", "sum", "mean", "mean_with_sample_weight", "none"} or None
         As in Keras's own losses.
     name : str
+        What the loss is called in logs and configurations.
     dtype : str or keras.DTypePolicy, optional
-        What labels and logits are cast to; by default `keras.config.floatx()`.
+        What labels and logits are cast to; by default ``keras.config.floatx()``.
 
     See Also
     --------

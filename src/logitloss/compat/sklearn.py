@@ -33,7 +33,7 @@ def make_scorer(
     Returns
     -------
     callable
-        ``scorer(estimator, X, y, sample_weight=None)``, for the `scoring` of ``cross_val_score``,
+        ``scorer(estimator, X, y, sample_weight=None)``, for the ``scoring`` of ``cross_val_score``,
         ``GridSearchCV`` and the like. Where metadata routing is enabled,
         ``scorer.set_score_request(sample_weight=True)`` asks for the weights.
 

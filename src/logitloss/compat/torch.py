@@ -18,7 +18,7 @@ __all__ = ["BCEWithLogitsLoss", "binary_cross_entropy_with_logits"]
 
 
 class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
-    """Binary cross-entropy from logits as a module, in place of `torch.nn.BCEWithLogitsLoss`.
+    """Binary cross-entropy from logits as a module, in place of ``torch.nn.BCEWithLogitsLoss``.
 
     It is a subclass of the original, for libraries that ask which criterion they were given: skorch
     applies a sigmoid to predictions only behind this one.
@@ -40,7 +40,7 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
     Attributes
     ----------
     weight, pos_weight : Tensor or None
-        Buffers, as in PyTorch: they move with the module, and `state_dict` has them.
+        Buffers, as in PyTorch: they move with the module, and ``state_dict`` has them.
 
     See Also
     --------
@@ -95,7 +95,7 @@ def binary_cross_entropy_with_logits(
     size_average: None = None,
     reduce: None = None,
 ) -> Tensor:
-    """Binary cross-entropy from logits, called as the function in `torch.nn.functional`.
+    """Binary cross-entropy from logits, called as the function of PyTorch.
 
     Parameters
     ----------
