@@ -20,7 +20,7 @@
 
 enum {
     BLOCK = LOGITLOSS_BLOCK,
-    /* Elements of the widest vector: a short block is padded to that many in a buffer, so
+    /* Elements of the widest vector: a shorter block is padded to that many in a buffer, so
      * that no loop of a pass runs a scalar remainder. */
     LANES = 64 / sizeof(REAL),
     /* The number of partial sums. */
@@ -39,6 +39,8 @@ enum {
 #else
 #define REAL_TYPE LOGITLOSS_FLOAT64
 #endif
+
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
 
 INLINE void prefetch(const REAL *values, int to_write)
 {
@@ -80,10 +82,20 @@ typedef struct {
     ORDERED logit, label, sum;
 } extremes;
 
-/* `general` and `any_logit` are constants in every caller: without weights and with one
- * pos_weight for all the compiler keeps everything but the labels in registers, and for
- * ordinary logits it leaves out the scaling and what infinity needs, a tenth of the work. */
-INLINE extremes first_pass(inputs in, terms *restrict to, ptrdiff_t start, ptrdiff_t stop, extremes seen,
+/* A pass takes the whole vectors of a block, which has n >= LANES elements, and then those left, which
+ * fill a vector with some before them: these are computed again.  The terms of that vector follow
+ * on the others, so that nothing is written before all has been read. */
+INLINE ptrdiff_t whole_vectors(ptrdiff_t n)
+{
+    return n / LANES * LANES;
+}
+
+INLINE ptrdiff_t computed_again(ptrdiff_t n)
+{
+    return n % LANES ? LANES - n % LANES : 0;
+}
+
+INLINE extremes first_step(inputs in, terms *restrict to, ptrdiff_t start, ptrdiff_t stop, extremes seen,
                            int orders, int general, int any_logit)
 {
     for (ptrdiff_t i = start; i < stop; i++) {
@@ -122,11 +134,46 @@ INLINE extremes first_pass(inputs in, terms *restrict to, ptrdiff_t start, ptrdi
     return seen;
 }
 
-/* `orders`, too, is a constant in every caller: nothing is computed that is not wanted. */
-INLINE void second_pass(const terms *restrict from, pair factor, REAL *restrict losses, REAL *restrict gradients,
-                        REAL *restrict hessians, ptrdiff_t n, int orders, int any_logit)
+/* `general` and `any_logit` are constants in every caller: without weights and with one
+ * pos_weight for all the compiler keeps everything but the labels in registers, and for
+ * ordinary logits it leaves out the scaling and what infinity needs, a tenth of the work.
+ * `orders`, too: nothing is computed that is not wanted. */
+INLINE extremes first_pass(inputs in, terms *restrict block, destination to, ptrdiff_t n, int orders, int general,
+                           int any_logit)
 {
-    for (ptrdiff_t i = 0; i < n; i++) {
+    extremes seen = {0, 0, 0};
+    const ptrdiff_t whole = whole_vectors(n), again = computed_again(n);
+    for (ptrdiff_t start = 0, stop; start < whole; start = stop) {
+        stop = MIN(start + PREFETCHED, whole);
+        prefetch(in.logits + start, 0);
+        prefetch(in.labels + start, 0);
+        if (general) {
+            prefetch(in.pos_weight + start, 0);
+            prefetch(in.weight + start, 0);
+        }
+        if (orders & LOGITLOSS_LOSS)
+            prefetch(to.losses + start, 1);
+        if (orders & LOGITLOSS_GRADIENT)
+            prefetch(to.gradients + start, 1);
+        if (orders & LOGITLOSS_HESSIAN)
+            prefetch(to.hessians + start, 1);
+        seen = first_step(in, block, start, stop, seen, orders, general, any_logit);
+    }
+    if (again) {
+        in.logits -= again;
+        in.labels -= again;
+        in.pos_weight -= general ? again : 0;
+        in.weight -= general ? again : 0;
+        seen = first_step(in, block, whole, whole + LANES, seen, orders, general, any_logit);
+    }
+    return seen;
+}
+
+INLINE void second_step(const terms *restrict from, pair factor, destination to, ptrdiff_t start, ptrdiff_t stop,
+                        int orders, int any_logit)
+{
+    REAL *restrict losses = to.losses, *restrict gradients = to.gradients, *restrict hessians = to.hessians;
+    for (ptrdiff_t i = start; i < stop; i++) {
         const pair e = {from->e_hi[i], from->e_lo[i]};
         const expansion at = expand(e, any_logit);
         if (orders & LOGITLOSS_LOSS)
@@ -140,6 +187,22 @@ INLINE void second_pass(const terms *restrict from, pair factor, REAL *restrict 
             if (orders & LOGITLOSS_HESSIAN)
                 hessians[i] = hessian(from->sum[i], s, any_logit);
         }
+    }
+}
+
+INLINE void second_pass(const terms *restrict block, pair factor, destination to, ptrdiff_t n, int orders,
+                        int any_logit)
+{
+    const ptrdiff_t whole = whole_vectors(n), again = computed_again(n);
+    second_step(block, factor, to, 0, whole, orders, any_logit);
+    if (again) {
+        if (orders & LOGITLOSS_LOSS)
+            to.losses -= again;
+        if (orders & LOGITLOSS_GRADIENT)
+            to.gradients -= again;
+        if (orders & LOGITLOSS_HESSIAN)
+            to.hessians -= again;
+        second_step(block, factor, to, whole, whole + LANES, orders, any_logit);
     }
 }
 
@@ -183,9 +246,8 @@ INLINE void take_care(inputs in, pair factor, destination to, ptrdiff_t n, int o
 NOINLINE static void run_any_logit(int orders, inputs in, terms *restrict block, pair factor, destination to,
                                    ptrdiff_t n, int general)
 {
-#define PASSES(orders, general)                                        \
-    (first_pass(in, block, 0, n, (extremes){0}, orders, general, 1),   \
-     second_pass(block, factor, to.losses, to.gradients, to.hessians, n, orders, 1))
+#define PASSES(orders, general) \
+    (first_pass(in, block, to, n, orders, general, 1), second_pass(block, factor, to, n, orders, 1))
 #define RUN(orders) \
     case orders: general ? PASSES(orders, 1) : PASSES(orders, 0); break
     switch (orders) {
@@ -203,25 +265,9 @@ NOINLINE static void run_any_logit(int orders, inputs in, terms *restrict block,
 INLINE void compute(int orders, inputs in, pair factor, destination to, ptrdiff_t n, int general)
 {
     terms block;
-    extremes seen = {0, 0, 0};
-    for (ptrdiff_t start = 0; start < n; start += PREFETCHED) {
-        const ptrdiff_t stop = n - start < PREFETCHED ? n : start + PREFETCHED;
-        prefetch(in.logits + start, 0);
-        prefetch(in.labels + start, 0);
-        if (general) {
-            prefetch(in.pos_weight + start, 0);
-            prefetch(in.weight + start, 0);
-        }
-        if (orders & LOGITLOSS_LOSS)
-            prefetch(to.losses + start, 1);
-        if (orders & LOGITLOSS_GRADIENT)
-            prefetch(to.gradients + start, 1);
-        if (orders & LOGITLOSS_HESSIAN)
-            prefetch(to.hessians + start, 1);
-        seen = first_pass(in, &block, start, stop, seen, orders, general, 0);
-    }
+    const extremes seen = first_pass(in, &block, to, n, orders, general, 0);
     if (seen.logit <= ordered(magnitude(ORDINARY_LOGIT)))
-        second_pass(&block, factor, to.losses, to.gradients, to.hessians, n, orders, 0);
+        second_pass(&block, factor, to, n, orders, 0);
     else
         run_any_logit(orders, in, &block, factor, to, n, general);
     if (may_need_care(in, seen, n, general))
@@ -362,8 +408,6 @@ INLINE void advance(const logitloss_operand *operand, position *place, int axis,
     }
 }
 
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-
 /* n elements from a position whose innermost axis repeats one, as a weight for each row does.
  * All rows are converted at once, and each is written in whole vectors, of which the next
  * overwrites what is beyond its beginning. */
@@ -480,16 +524,14 @@ NOINLINE static const REAL *fetch_part(input *in, ptrdiff_t start, ptrdiff_t n)
     if (start != in->next)
         find(operand, start, place);
     in->next = start + n;
-    if (in->is_in_place && n % LANES == 0 && operand->ndim > 1 && n <= run_length(operand, place)
+    if (in->is_in_place && n >= LANES && operand->ndim > 1 && n <= run_length(operand, place)
         && (uintptr_t)place->data % sizeof(REAL) == 0) {
         const REAL *data = (const REAL *)place->data;
         advance(operand, place, 0, n);
         return data;
     }
-    /* What is computed of the padding is dropped. */
     if (n < LANES)
-        for (int lane = 0; lane < LANES; lane++)
-            in->buffer[lane] = 0;
+        memset(in->buffer, 0, LANES * sizeof(REAL));
     convert_block(in, n, in->buffer);
     return in->buffer;
 }
@@ -497,9 +539,15 @@ NOINLINE static const REAL *fetch_part(input *in, ptrdiff_t start, ptrdiff_t n)
 /* The input's elements start .. start + n. */
 INLINE const REAL *fetch(input *in, ptrdiff_t start, ptrdiff_t n)
 {
-    if (in->is_in_place && in->operand->ndim == 1 && n % LANES == 0)
-        return (const REAL *)in->operand->data + start;
-    return fetch_part(in, start, n);
+    if (!in->is_in_place || in->operand->ndim > 1)
+        return fetch_part(in, start, n);
+    const REAL *values = (const REAL *)in->operand->data + start;
+    if (n >= LANES)
+        return values;
+    /* What is computed of the padding is dropped. */
+    ROLLED for (int lane = 0; lane < LANES; lane++)
+        in->buffer[lane] = lane < n ? values[lane] : 0;
+    return in->buffer;
 }
 
 /* Converts a coefficient that repeats, as far as `most` elements need it. */
@@ -537,21 +585,19 @@ INLINE void open_input(input *in, const logitloss_operand *operand, logitloss_ty
 /* Where a block of a result goes: its own memory, or a buffer from which it is stored. */
 typedef struct {
     const logitloss_operand *operand; /* NULL if it is not written */
-    REAL *block;
+    REAL *block, *own;
     alignas(CACHE_LINE) REAL buffer[BLOCK];
 } output;
 
 INLINE REAL *open_output(output *out, const logitloss_operand *operand, ptrdiff_t start, ptrdiff_t n, int is_added)
 {
     out->operand = operand->data ? operand : NULL;
-    out->block = out->buffer;
-    /* What is added up is padded with zeros to a whole block. */
+    out->own = NULL;
     if (out->operand && operand->ndim == 1 && operand->axes[0].stride == sizeof(REAL) && operand->type == REAL_TYPE
-        && n % LANES == 0 && !(is_added && n < BLOCK)) {
-        char *data = operand->data + start * (ptrdiff_t)sizeof(REAL);
-        if ((uintptr_t)data % sizeof(REAL) == 0)
-            out->block = (REAL *)data;
-    }
+        && (uintptr_t)operand->data % sizeof(REAL) == 0)
+        out->own = (REAL *)operand->data + start;
+    /* What is added up is padded with zeros to a whole block. */
+    out->block = out->own && n >= LANES && !(is_added && n < BLOCK) ? out->own : out->buffer;
     return out->block;
 }
 
@@ -590,7 +636,11 @@ NOINLINE static void store(const logitloss_operand *operand, ptrdiff_t start, pt
 
 INLINE void close_output(const output *out, ptrdiff_t start, ptrdiff_t n)
 {
-    if (out->operand && out->block == out->buffer)
+    if (out->own && n < LANES) {
+        ROLLED for (int lane = 0; lane < LANES; lane++)
+            if (lane < n)
+                out->own[lane] = out->buffer[lane];
+    } else if (out->operand && out->block == out->buffer)
         store(out->operand, start, n, out->buffer);
 }
 
@@ -643,8 +693,6 @@ INLINE logitloss_sums run_blocks(const logitloss_task *task, ptrdiff_t start, pt
     const int divides = orders != LOGITLOSS_LOSS && task->divisor != 1
                         && (orders & LOGITLOSS_HESSIAN || !has_reciprocal(task->divisor));
     const pair factor = orders & LOGITLOSS_GRADIENT ? reciprocal(divides ? 1 : task->divisor) : (pair){1, 0};
-    const int is_overwritten = task->logits.is_overwritten || task->labels.is_overwritten
-                               || task->pos_weight.is_overwritten || task->weight.is_overwritten;
     if (task->adds_losses)
         memset(&sums, 0, sizeof sums);
     if (task->adds_weights)
@@ -665,14 +713,6 @@ INLINE logitloss_sums run_blocks(const logitloss_task *task, ptrdiff_t start, pt
 
     for (ptrdiff_t at = start, n; at < stop; at += n) {
         n = MIN(stop - at, BLOCK);
-        /* What does not fill the last vector is a block of its own, which goes back to fill one
-         * where computing elements twice does no harm. */
-        if (n > LANES) {
-            n -= n % LANES;
-        } else if (at - start >= LANES && !is_overwritten && !task->adds_losses) {
-            n = LANES;
-            at = stop - n;
-        }
         in.logits = fetch(&logits, at, n);
         in.labels = fetch(&labels, at, n);
         if (general && task->pos_weight.data)
@@ -687,8 +727,7 @@ INLINE logitloss_sums run_blocks(const logitloss_task *task, ptrdiff_t start, pt
             to.gradients = open_output(&gradients, &task->results[1], at, n, 0);
         if (orders & LOGITLOSS_HESSIAN)
             to.hessians = open_output(&hessians, &task->results[2], at, n, 0);
-        const ptrdiff_t filled = n < LANES ? LANES : n;
-        compute(orders, in, factor, to, filled, general);
+        compute(orders, in, factor, to, n < LANES ? LANES : n, general);
 
         if (task->adds_losses) {
             for (ptrdiff_t i = n; i < BLOCK; i++)

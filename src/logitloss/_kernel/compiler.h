@@ -28,6 +28,16 @@
 #define PREFETCH(address, to_write) ((void)(address), (void)(to_write))
 #endif
 
+/* Before a loop over the elements of one vector, which would be unrolled into scalars before it could
+ * become a vector. */
+#if defined(__clang__)
+#define ROLLED _Pragma("clang loop unroll(disable)")
+#elif defined(__GNUC__)
+#define ROLLED _Pragma("GCC unroll 1")
+#else
+#define ROLLED
+#endif
+
 #ifdef _MSC_VER
 #define THREAD_LOCAL __declspec(thread)
 #else

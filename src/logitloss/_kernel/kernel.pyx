@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+cimport cython
 cimport numpy as cnp
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
 from cpython.long cimport PyLong_AsDouble, PyLong_Check
@@ -595,6 +596,8 @@ cdef bint _run(call *it, int orders, const bint *overwritten, double *value) noe
 _LOSS = (0,)
 
 
+# Not a function of Cython's own kind, which the interpreter takes a tenth of such a call longer to enter.
+@cython.binding(False)
 def loss(
     object labels,
     object logits,

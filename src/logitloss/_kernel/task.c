@@ -65,7 +65,7 @@ typedef struct {
 static void walk(logitloss_operand *operand, const logitloss_array *array, course *along)
 {
     const int missing = along->logits->ndim - array->ndim;
-    logitloss_axis *last = along->free - 1;
+    logitloss_axis last = {1, logitloss_itemsizes[array->type]};
     operand->data = array->data;
     operand->type = array->type;
     operand->is_swapped = array->is_swapped;
@@ -80,14 +80,16 @@ static void walk(logitloss_operand *operand, const logitloss_array *array, cours
             operand->data += (size - 1) * stride;
             stride = -stride;
         }
-        if (last >= operand->axes && stride == last->size * last->stride)
-            last->size *= size;
-        else
-            *++last = (logitloss_axis){size, stride};
+        if (last.size == 1) {
+            last = (logitloss_axis){size, stride};
+        } else if (stride == last.size * last.stride) {
+            last.size *= size;
+        } else {
+            *along->free++ = last;
+            last = (logitloss_axis){size, stride};
+        }
     }
-    if (last < operand->axes)
-        *++last = (logitloss_axis){1, 0};
-    along->free = last + 1;
+    *along->free++ = last;
     operand->ndim = (int)(along->free - operand->axes);
 }
 
@@ -162,7 +164,7 @@ static int plan_coefficient(logitloss_operand *operand, double *value, const log
         if (!fits(array, along->logits, 1))
             return 0;
         walk(operand, array, along);
-        if (operand->ndim == 1 && !operand->axes[0].stride) {
+        if (operand->ndim == 1 && (operand->axes[0].size == 1 || !operand->axes[0].stride)) {
             *value = size ? first_of(operand, along->type) : 1;
             operand->data = NULL;
         }
