@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import report
 
 import logitloss
 
@@ -130,30 +131,31 @@ def measure(functions: dict[str, Pair]) -> dict[str, dict[str, Array]]:
 def draw(worst: dict[str, dict[str, Array]], path: Path) -> None:
     matplotlib = importlib.import_module("matplotlib")
     matplotlib.use("svg")
-    # The same file from the same numbers.
-    matplotlib.rcParams.update({"svg.hashsalt": "accuracy", "svg.fonttype": "none"})
     plt = importlib.import_module("matplotlib.pyplot")
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharex=True, sharey=True)
-    centres = (np.arange(BINS) + 0.5) / BINS * 2 * LIMIT - LIMIT
-    for axis, what in zip(axes.T.flat, worst, strict=True):
-        for name, errors in worst[what].items():
-            style: dict[str, Any] = {"lw": 1.2, "alpha": 0.8}
-            if name == "logitloss":
-                style = {"lw": 2.2, "color": "black"}
-            # Zero has no place on the scale; anything below is at the floor.
-            axis.semilogy(centres, np.maximum(errors, 0.1), label=name, **style)
-        axis.set_title(what)
-        axis.grid(alpha=0.3)
-    for axis in axes[1]:
-        axis.set_xlabel("logit")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("largest error (ulp)")
-    axes[0, 0].set_ylim(0.1, 1e8)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False)
-    figure.tight_layout(rect=(0, 0, 1, 0.95))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    with plt.style.context(report.STYLE):
+        figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharex=True, sharey=True)
+        centres = (np.arange(BINS) + 0.5) / BINS * 2 * LIMIT - LIMIT
+        for axis, what in zip(axes.T.flat, worst, strict=True):
+            for name, errors in worst[what].items():
+                own = name == "logitloss"
+                colour = report.COLOURS[name.split(",")[0]]
+                width, order = (2.2, 3) if own else (1.2, 2)
+                # Zero has no place on the scale; anything below is at the floor.
+                shown = np.maximum(errors, 0.1)
+                axis.semilogy(
+                    centres, shown, label=name, color=colour, linewidth=width, zorder=order
+                )
+            axis.set_title(what)
+            axis.grid(True)
+        for axis in axes[1]:
+            axis.set_xlabel("logit")
+        for axis in axes[:, 0]:
+            axis.set_ylabel("largest error (ulp)")
+        axes[0, 0].set_ylim(0.1, 1e8)
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=3)
+        report.save(figure, path)
 
 
 def main() -> None:

@@ -75,7 +75,9 @@ def _environment(about: dict[str, Any]) -> str:
         "logitloss": f"{own['version']}, commit {about['commit'] or 'unknown'}",
         "others": f"Python {about['python']}, {versions}",
     }
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows.items())])
+    return "\n".join(
+        ["| setting | value |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows.items())]
+    )
 
 
 def _bounds(large: Results) -> str:
@@ -177,38 +179,18 @@ def renew(page: Path, found: dict[str, str]) -> None:
     page.write_text(re.sub(pattern, table, page.read_text(), flags=re.DOTALL))
 
 
-# Grey in the middle is as readable on a dark page as on a light one; so are these hues.
-GREY, FAINT = "#7a7a7a", "#7a7a7a55"
-ACCENT = "#e8590c"
-BARS = {
-    "logitloss": (ACCENT, "#f4a06c"),
-    "memory": ("#808080", "#b4b4b4"),
-    "others": ("#6b83a6", "#a3b3cb"),
+# The look of all figures on the pages.
+STYLE = Path(__file__).parents[1] / "docs" / "figures" / "logitloss.mplstyle"
+# The same colour for a library in every figure, by its place in the style's cycle.
+COLOURS = {
+    "logitloss": "C0",
+    "NumPy": "C1",
+    "JAX": "C2",
+    "PyTorch": "C3",
+    "TensorFlow": "C4",
+    "memory": "C5",
 }
-LINES = {
-    "logitloss": ACCENT,
-    "JAX jit": "#2f9e8f",
-    "PyTorch": "#8b6fd0",
-    "NumPy": "#5b8fd6",
-}
-STYLE = {
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": GREY,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.5,
-    "legend.frameon": False,
-    "legend.labelcolor": GREY,
-    "savefig.transparent": True,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "logitloss",
-    "text.color": GREY,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-}
+LINES = {"logitloss": "logitloss", "JAX jit": "JAX", "PyTorch": "PyTorch", "NumPy": "NumPy"}
 
 
 def draw(results: Results, folder: Path) -> None:
@@ -218,36 +200,36 @@ def draw(results: Results, folder: Path) -> None:
     import matplotlib.pyplot as plt
 
     folder.mkdir(parents=True, exist_ok=True)
-    with plt.rc_context(STYLE):
-        _save(_bars(plt, results["large"], results["size"]), folder / "peers.svg")
+    with plt.style.context(STYLE):
+        save(_bars(plt, results["large"], results["size"]), folder / "peers.svg")
         if results["sizes"]:
-            _save(_throughput(plt, results), folder / "throughput.svg")
+            save(_throughput(plt, results), folder / "throughput.svg")
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a figure in the font of the page that shows it, rather than in matplotlib's own."""
     figure.savefig(path, bbox_inches="tight", pad_inches=0.05, metadata={"Date": None})
-    # The font of the page that shows it, rather than matplotlib's own.
     text = re.sub(r"'DejaVu Sans', |^ *<!--.*?-->\n|^ +", "", path.read_text(), flags=re.M)
     path.write_text(text)
 
 
 def _throughput(plt: Any, results: Results) -> Any:
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     for dtype, axes in zip(DTYPES, panels, strict=True):
-        for library, colour in LINES.items():
+        for library, name in LINES.items():
             seconds = results["sizes"][dtype].get(library, {}).get("loss")
             if seconds:
                 own = library == "logitloss"
                 axes.loglog(
                     [int(n) for n in seconds],
                     [int(n) / s for n, s in seconds.items()],
-                    color=colour,
+                    color=COLOURS[name],
                     linewidth=2.2 if own else 1.4,
                     label=library,
                     zorder=3 if own else 2,
                 )
         bound = results["size"] / results["large"][dtype]["memory"]["triad"]
-        axes.axhline(bound, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axes.axhline(bound, color=COLOURS["memory"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         axes.text(1, bound * 1.15, "memory alone", fontsize=9, va="bottom")
         axes.set_title(f"loss, {dtype}", fontsize=11)
         axes.set_xlabel("elements")
@@ -262,7 +244,7 @@ def _bars(plt: Any, large: Results, size: int) -> Any:
     libraries = ["memory", "logitloss", *by_loss(large)]
     bounds = {"loss": "triad", "mean": "sweep", "mean + gradient": "triad"}
     figure, panels = plt.subplots(
-        1, len(CASES), figsize=(9, 0.4 * len(libraries) + 0.8), sharey=True, layout="constrained"
+        1, len(CASES), figsize=(9, 0.4 * len(libraries) + 0.8), sharey=True
     )
     for case, axes in zip(CASES, panels, strict=True):
         for dtype, offset in zip(DTYPES, (-0.19, 0.19), strict=True):
@@ -272,8 +254,9 @@ def _bars(plt: Any, large: Results, size: int) -> Any:
                 if cost is None:
                     continue
                 cost *= 1e9 / size
-                colours = BARS.get(library, BARS["others"])
-                axes.barh(row + offset, cost, 0.34, color=colours[dtype == "float64"])
+                alpha = 0.55 if dtype == "float64" else 1
+                colour = COLOURS.get(library, COLOURS["NumPy"])
+                axes.barh(row + offset, cost, 0.34, color=colour, alpha=alpha)
                 axes.annotate(
                     f"{cost:.2g}" if cost < 10 else f"{cost:.0f}",
                     (cost, row + offset),
@@ -289,8 +272,8 @@ def _bars(plt: Any, large: Results, size: int) -> Any:
         axes.spines["left"].set_visible(False)
     labels = ["memory alone" if name == "memory" else name for name in libraries]
     panels[0].set_yticks(range(len(libraries)), labels)
-    panels[0].get_yticklabels()[libraries.index("logitloss")].set_color(ACCENT)
+    panels[0].get_yticklabels()[libraries.index("logitloss")].set_color(COLOURS["logitloss"])
     panels[0].invert_yaxis()
-    patches = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in BARS["others"]]
+    patches = [plt.Rectangle((0, 0), 1, 1, color=COLOURS["NumPy"], alpha=a) for a in (1, 0.55)]
     panels[-1].legend(patches, DTYPES, loc="lower right", fontsize=9)
     return figure

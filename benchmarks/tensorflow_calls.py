@@ -78,7 +78,7 @@ def calls(size: int, dtype: str, way: Callable[..., Any]) -> Calls:
 
 def table() -> str:
     columns = [f"{way}, {case}" for way in WAYS for case in ("loss", "step")]
-    lines = ["| | elements | " + " | ".join(columns) + " |"]
+    lines = ["| dtype | elements | " + " | ".join(columns) + " |"]
     lines.append("| --- | ---: |" + " ---: |" * len(columns))
     for dtype in ("float32", "float64"):
         for size in SIZES:

@@ -33,27 +33,30 @@ TITLES = {
     "dask": "Dask",
     "tensorflow": "TensorFlow",
     "cupy": "CuPy ¹",
-    "array_api_strict": "array_api_strict",
+    "array_api_strict": "`array_api_strict`",
     "sparse": "sparse",
     "ndonnx": "ndonnx",
 }
+FLOATS = ("float16", "bfloat16", "float32", "float64", "longdouble")
 UNTRIED = "Its tests skip where there is no GPU; they have not been run on one yet."
 
 
 def table() -> str:
-    lines = [
-        "| | " + " | ".join((*CAPABILITIES, "dtypes")) + " |",
-        "|---" * (len(CAPABILITIES) + 2) + "|",
-    ]
+    """A row for each capability and dtype, a column for each library."""
     reasons: list[str] = [UNTRIED]
-    for name, title in TITLES.items():
-        cells = []
+    columns = []
+    for name in TITLES:
+        column = []
         for capability in CAPABILITIES:
             no = LACKS[name].get(capability)
             if no and no.reason not in reasons:
                 reasons.append(no.reason)
-            cells.append(f"no ({reasons.index(no.reason) + 1})" if no else "yes")
-        lines.append(f"| {title} | " + " | ".join((*cells, ", ".join(DTYPES[name]))) + " |")
+            column.append(f"no{'¹²³⁴⁵⁶⁷'[reasons.index(no.reason)]}" if no else "yes")
+        columns.append(column + ["yes" if dtype in DTYPES[name] else "no" for dtype in FLOATS])
+    header = " | ".join(("", "capability", *TITLES.values(), "")).strip()
+    lines = [header, "|---" * (len(TITLES) + 1) + "|"]
+    for capability, *cells in zip((*CAPABILITIES, *FLOATS), *columns, strict=True):
+        lines.append("| " + " | ".join((capability, *cells)) + " |")
     notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
     return "\n".join([*lines, "", *notes]) + "\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -134,6 +135,11 @@ def test_menus_call_pages_by_their_titles(pages: dict[str, Page]) -> None:
         assert text == pages[target("start.html", link)[0]].title
 
 
+def test_columns_have_names(site: Path, pages: dict[str, Page]) -> None:
+    nameless = re.compile(r"<th\b[^>]*>\s*(?:<p>\s*</p>)?\s*</th>")
+    assert not [name for name in pages if nameless.search((site / name).read_text("utf-8"))]
+
+
 def test_formulas_need_no_script(pages: dict[str, Page], site: Path) -> None:
     name = "generated/logitloss.weighted_cross_entropy_with_logits.html"
     assert "<math" in (site / name).read_text("utf-8")
@@ -224,6 +230,13 @@ CUT_OFF = """() => [...document.querySelectorAll(
   ).map(element => element.textContent.trim())"""
 
 
+# By how much the table of capabilities is wider than its place.
+CAPABILITIES_OVERFLOW = """() => {
+  const table = document.querySelector(".bd-article table");
+  return table.scrollWidth - table.parentElement.clientWidth;
+}"""
+
+
 @pytest.mark.parametrize("size", [PHONE, LAPTOP], ids=["phone", "laptop"])
 def test_no_label_is_cut_off(
     browser: Any, address: str, pages: dict[str, Page], size: tuple[int, int]
@@ -234,6 +247,8 @@ def test_no_label_is_cut_off(
         if found := view.evaluate(CUT_OFF):
             cut[name] = found
         if size == LAPTOP:
+            if name == "backends.html":
+                assert view.evaluate(CAPABILITIES_OVERFLOW) <= 0
             header = view.locator(".navbar-header-items .navbar-nav .nav-internal")
             assert [link.is_visible() for link in header.all()] == [True] * 6
     assert not cut

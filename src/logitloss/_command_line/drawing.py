@@ -8,7 +8,7 @@ import numpy as np
 from logitloss._command_line.blocks import Array
 from logitloss._command_line.histograms import LOSS_EDGES, Histograms
 
-_COLORS = ("tab:blue", "tab:orange")
+_COLORS = ("C0", "C1")
 
 
 def draw(histograms: Histograms, title: str, suffix: str) -> bytes:
@@ -61,7 +61,7 @@ def draw_calibration(axes: Any, counts: Histograms) -> None:
             axes.plot(
                 *(np.clip(predicted[alike], low, high), np.full(np.count_nonzero(alike), edge)),
                 marker,
-                color="tab:blue",
+                color="C0",
                 fillstyle="none",
                 clip_on=False,
                 label=f"elements by logit, {'all positive' if share else 'no positives'}",
