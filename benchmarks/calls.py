@@ -1,6 +1,6 @@
 """Measure what a call costs beside its arithmetic, and what layouts and masks cost.
 
-    python benchmarks/calls.py [--page docs/performance.md]
+    python benchmarks/calls.py [--page docs/targets.md]
 
 Prints two tables in Markdown, or renews those of the page. The first has calls on 100 elements over
 `np.add` of the same arrays, the second calls on 8 million elements over one another. What misses

@@ -1,7 +1,7 @@
 """Measure logitloss against the speed of memory and against its peers, side by side in one run.
 
     python benchmarks/compare.py --json docs/figures/benchmark.json \
-        --plots docs/figures --page docs/performance.md
+        --plots docs/figures --page docs/performance.md docs/targets.md
 
 Every case is run a few times for warmth, then in rounds, each in a new random order, so that a
 noisy moment of the machine falls on all alike; medians are reported. The first call of a turn wakes
@@ -320,7 +320,9 @@ def main() -> None:
     parser.add_argument("--tensorflow-python", metavar="PYTHON")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the results")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw them")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="renew the tables of a page")
+    parser.add_argument(
+        "--page", type=Path, nargs="+", default=[], metavar="FILE", help="renew the tables of pages"
+    )
     parser.add_argument("--from", type=Path, metavar="FILE", dest="saved", help="measure nothing")
     options = parser.parse_args()
 
@@ -330,8 +332,8 @@ def main() -> None:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
     tables = report.tables(results)
     print("", *tables.values(), sep="\n\n")
-    if options.page:
-        report.renew(options.page, tables)
+    for page in options.page:
+        report.renew(page, tables)
     if options.plots:
         report.draw(results, options.plots)
 
