@@ -31,6 +31,7 @@ DTYPES = {
     "torch": (*_HALF, *_FULL),
     "torch-cuda": (*_HALF, *_FULL),
     "jax": (*_HALF, *_FULL),
+    "jax-cuda": (*_HALF, *_FULL),
     "dask": (*_HALF, *_FULL),
     "tensorflow": (*_HALF, *_FULL),
     "cupy": ("float16", *_FULL),
@@ -185,17 +186,26 @@ def _torch(device: str) -> Backend:
     )
 
 
-def _jax() -> Backend:
+def _jax(platform: str) -> Backend:
     jax = pytest.importorskip("jax")
     jax.config.update("jax_enable_x64", True)
+    try:
+        device = jax.devices(platform)[0]
+    except RuntimeError as error:
+        pytest.skip(f"jax finds no GPU: {error}")
+    # Where there is a GPU, everything else would go there.
+    jax.config.update("jax_default_device", jax.devices("cpu")[0])
     return Backend(
         name="jax",
         library=jax.numpy,
-        asarray=lambda values, dtype: jax.numpy.asarray(values).astype(dtype),
+        asarray=lambda values, dtype: jax.device_put(
+            jax.numpy.asarray(values).astype(dtype), device
+        ),
         to_numpy=np.asarray,
         array_type=jax.Array,
         dtypes=DTYPES["jax"],
-        flushes_subnormals=True,
+        flushes_subnormals=platform == "cpu",
+        device=device,
     )
 
 
@@ -281,8 +291,8 @@ def get(name: str) -> Backend:
             return _array_api_strict(name, *(device or ["CPU_DEVICE"]))
         case ["torch", *device]:
             return _torch(*(device or ["cpu"]))
-        case ["jax"]:
-            return _jax()
+        case ["jax", *device]:
+            return _jax(*(device or ["cpu"]))
         case ["dask"]:
             return _dask()
         case ["tensorflow"]:

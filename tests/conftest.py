@@ -49,7 +49,8 @@ def _leaving_inputs_alone(function: Callable[..., Any]) -> Callable[..., Any]:
 def _checksum(array: np.ndarray) -> int:
     array = array.view(np.ndarray)
     # What is only repeated counts once, however often.
-    array = array[tuple(slice(1 if step == 0 else None) for step in array.strides)]
+    # The ellipsis keeps an array without axes from becoming a number, whose padding is any.
+    array = array[(*(slice(1 if step == 0 else None) for step in array.strides), ...)]
     return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 

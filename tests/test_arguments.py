@@ -397,7 +397,7 @@ def test_unknown_reduction_names_the_known_ones(reduction) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [np.timedelta64(1), np.timedelta64(5, "s"), np.datetime64(0, "s")]
+    "value", [np.timedelta64(1, "D"), np.timedelta64(5, "s"), np.datetime64(0, "s")]
 )
 @pytest.mark.parametrize("argument", ["pos_weight", "weight"])
 def test_times_are_no_coefficients(argument: str, value) -> None:

@@ -191,9 +191,13 @@ def test_own_log1p_is_accurate() -> None:
             assert max(reference.distances(np.asarray(log1p(jnp.asarray(e))), true, dtype)) <= 1.3
 
 
-@pytest.fixture(params=[pytest.param("kernel", marks=needs_kernel), "formula"])
+@pytest.fixture(params=[pytest.param("kernel", marks=needs_kernel), "formula", "jax-cuda"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Compute by the kernel, or as where XLA does not take it: on a GPU, or on many CPUs."""
+    """Compute by the kernel, or as where XLA does not take it, or on a GPU."""
+    if request.param == "jax-cuda":
+        with jax.default_device(backends.get(request.param).device):
+            yield request.param
+        return
     if request.param == "kernel":
         yield "kernel"
         return

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
 import reference
 from torch_cases import (
+    EXECUTIONS,
     FUNCTIONS,
     MARKS,
     REDUCTIONS,
@@ -19,7 +20,7 @@ from torch_cases import (
     by_jvp,
     by_vmap,
     compiled,
-    have_other_tensors,
+    executed_by,
     inf,
     loss,
     nan,
@@ -64,22 +65,23 @@ FIRST = {
     "compiled": lambda operands: by_backward(compiled(loss), operands),
 }
 PATHS = [*((way, "kernel") for way in FIRST), ("backward", "formula"), ("compiled", "formula")]
+PATHS += [(way, "torch-cuda") for way in FIRST]
 
 
 @pytest.fixture
-def execution(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "formula":
-        have_other_tensors(monkeypatch)
+def execution(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with executed_by(request.param, monkeypatch):
+        yield
 
 
 def rounded(operands: Sequence) -> list[np.ndarray]:
-    return [operand.numpy() for operand in operands]
+    return [operand.cpu().numpy() for operand in operands]
 
 
 def assert_within(bound: float, got, points: Sequence, function, scale, dtype: str) -> None:
     true = reference.at(function, *points)
     scales = None if scale is None else reference.at(scale, *points)
-    distances = reference.distances(got.detach().numpy(), true, dtype, scales)
+    distances = reference.distances(got.detach().cpu().numpy(), true, dtype, scales)
     worst = max(range(len(true)), key=distances.__getitem__)
     assert distances[worst] <= bound, (
         f"{float(distances[worst]):.2f} ulp at {[p[worst] for p in points]}"
@@ -120,8 +122,9 @@ def by_backward_of_logits(function: Callable, operands: Sequence):
 
 
 @pytest.mark.parametrize("way", SECOND)
+@pytest.mark.parametrize("execution", ["kernel", "torch-cuda"], indirect=True)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_second_derivatives_within_ulp(way: str, dtype: str) -> None:
+def test_second_derivatives_within_ulp(way: str, execution: None, dtype: str) -> None:
     operands = tensors([*POINTS, np.ones(POINTS.shape[1])], dtype)
     points = rounded(operands[:3])
     forms = [
@@ -145,7 +148,8 @@ def test_second_derivatives_of_a_reduced_loss_by_its_logits() -> None:
         torch.testing.assert_close((gradient, hessian), expected, rtol=1e-15, atol=0)
 
 
-def test_third_derivative() -> None:
+@pytest.mark.parametrize("execution", EXECUTIONS, indirect=True)
+def test_third_derivative(execution: None) -> None:
     labels, logits, pos_weight, weight = small_operands()
 
     def gradient(logits):
@@ -159,7 +163,8 @@ def test_third_derivative() -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_gradcheck(name: str) -> None:
+@pytest.mark.parametrize("execution", ["kernel", "torch-cuda"], indirect=True)
+def test_gradcheck(name: str, execution: None) -> None:
     operands = small_operands(requires_grad=True)
     assert torch.autograd.gradcheck(
         FUNCTIONS[name],
@@ -313,7 +318,7 @@ def test_any_operand_may_require_grad(position: int, reduction: str) -> None:
 
 
 @pytest.mark.parametrize("integer", ["bool", "uint8", "int64"])
-@pytest.mark.parametrize("execution", ["kernel", "formula"], indirect=True)
+@pytest.mark.parametrize("execution", EXECUTIONS, indirect=True)
 def test_integer_labels_keep_the_graph(execution: None, integer: str) -> None:
     _, logits, pos_weight, weight = small_operands(requires_grad=True)
     labels = (logits > 0).to(getattr(torch, integer))

@@ -6,15 +6,17 @@ import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from torch_cases import (
+    EXECUTIONS,
     FUNCTIONS,
     MARKS,
     REDUCTIONS,
     compiled,
-    have_other_tensors,
+    executed_by,
     loss,
     operator,
     reduced,
@@ -31,9 +33,9 @@ pytestmark = MARKS
 
 
 @pytest.fixture
-def execution(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "formula":
-        have_other_tensors(monkeypatch)
+def execution(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with executed_by(request.param, monkeypatch):
+        yield
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_sizes_and_numbers_are_dynamic() -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
-@pytest.mark.parametrize("execution", ["kernel", "formula"], indirect=True)
+@pytest.mark.parametrize("execution", EXECUTIONS, indirect=True)
 def test_inductor(execution: None) -> None:
     torch._dynamo.reset()
     labels, logits, pos_weight, weight = small_operands()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
+import backends
 import numpy as np
 import pytest
 
@@ -32,6 +34,18 @@ def have_other_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have other tensors than those of the CPU's kernel, which take the formula."""
     for module in (_ways, _operator):
         monkeypatch.setattr(module, "is_readable", lambda tensors: False)
+
+
+EXECUTIONS = ("kernel", "formula", "torch-cuda")
+
+
+@contextmanager
+def executed_by(execution: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have tensors made whose loss is computed by the kernel, by the formula or on a GPU."""
+    if execution == "formula":
+        have_other_tensors(monkeypatch)
+    with backends.get(execution).device if execution == "torch-cuda" else nullcontext():
+        yield
 
 
 def loss(labels, logits, pos_weight, weight):
@@ -87,11 +101,11 @@ def tensors(values: Sequence, dtype: str = "float64") -> list:
 
 
 def small_operands(requires_grad: bool = False) -> tuple:
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
 
     def draw(*shape):
-        values = torch.rand(shape, dtype=torch.float64, generator=generator)
-        return values.requires_grad_(requires_grad)
+        values = torch.rand(shape, dtype=torch.float64, generator=generator, device="cpu")
+        return values.to(torch.get_default_device()).requires_grad_(requires_grad)
 
     labels, logits, pos_weight, weight = draw(3, 4), draw(3, 4), draw(4), draw(3, 1)
     return labels, (6 * logits.detach() - 3).requires_grad_(requires_grad), pos_weight, weight
