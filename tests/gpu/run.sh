@@ -6,8 +6,8 @@
 #   tests/gpu/run.sh bits streams        these sections of: suite bits streams times
 #
 # A section that fails does not stop the others; the exit status tells. $PYTHON is the interpreter,
-# for which the wheels have to be built, too. Without wheels the installed package is tested. Logs and
-# times.json go to $RESULTS. A section takes $LIMIT seconds at most, 300 if nothing is said.
+# for which the wheels have to be built, too. Without wheels the installed package is tested. Logs go
+# to $RESULTS. A section takes $LIMIT seconds at most, 300 if nothing is said.
 set -uo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -50,7 +50,7 @@ streams() {
 
 times() {
   finish
-  start times "$python" -m gpu.times --json "$results/times.json"
+  start times "$python" -m gpu.times
   finish
 }
 

@@ -156,7 +156,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
     parser.add_argument("--dtypes", nargs="+", default=DTYPES)
-    parser.add_argument("--json", help="a file for the line of JSON, too")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
 
@@ -198,11 +197,7 @@ def main() -> None:
                     cells.append(f"{pair[0] / pair[1]:.2f}" if known else "")
                 print(f"| {name} | {dtype} | {size:,} | " + " | ".join(cells) + " |", flush=True)
             del calls, candidates
-    result = json.dumps({"config": logitloss.show_config("dicts"), "rows": rows}, default=str)
-    print(result)
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            file.write(result)
+    print("\n" + json.dumps({"config": logitloss.show_config("dicts"), "rows": rows}))
 
 
 if __name__ == "__main__":
