@@ -35,54 +35,55 @@ def weighted_cross_entropy_with_logits(
     .. math:: q z \operatorname{softplus}(-x) + (1 - z) \operatorname{softplus}(x),
         \qquad \operatorname{softplus}(v) = \log(1 + e^v)
 
-    A ``pos_weight > 1`` makes a missed positive cost more than a false alarm: fewer false
-    negatives, so a higher recall. A ``pos_weight < 1`` makes it cost less: fewer false positives,
-    so a higher precision.
+    A ``pos_weight > 1`` makes a missed positive cost more than a false alarm. This leads to fewer
+    false negatives, and a higher recall. A ``pos_weight < 1`` leads to fewer false positives, and a
+    higher precision.
 
     Parameters
     ----------
     labels : array or array-like
-        Targets, usually in [0, 1]; soft labels are welcome. Integer and boolean labels take the
-        dtype of `logits`.
+        Targets, usually in [0, 1]. Soft labels, between 0 and 1, are allowed. Integer and boolean
+        labels take the dtype of `logits`.
     logits : array or array-like
-        Log-odds of the positive class, any real numbers, of exactly the shape of `labels`.
+        Log-odds of the positive class, any real numbers, with exactly the shape of `labels`.
         Integers are promoted to the default floating dtype.
     pos_weight : array, array-like or float
         Weight of the positive term, non-negative. A scalar, one value per class (the last axis),
         or any shape that broadcasts to that of `logits` without enlarging it. It is cast to the
-        dtype of the result and never promotes it.
+        dtype of the result, which it never promotes.
     name : str, optional
-        Name of the operation where the library can show it (torch profiler, JAX named scope, Dask
-        layer, TensorFlow name scope). NumPy ignores it.
+        Name of the operation, where the library can show one (PyTorch profiler, JAX named scope,
+        Dask layer, TensorFlow name scope). NumPy ignores it.
     weight : array, array-like or float, optional
-        Weight of each element, broadcast and cast like `pos_weight`. Where it is exactly zero the
-        element contributes exactly zero, whatever its label and logit hold, NaN included: this is
-        how padding is masked.
+        Weight of each element, broadcast and cast like `pos_weight`. An element of weight zero
+        contributes exactly zero, whatever its label and logit hold, even NaN. Use it to mask
+        padding.
     reduction : {"none", "sum", "mean", "weighted_mean"}
-        ``"none"`` keeps the shape of `logits`; ``"sum"`` adds the weighted losses; ``"mean"``
-        divides that by the number of elements, ``"weighted_mean"`` by the sum of the weights.
+        ``"none"`` keeps the shape of `logits`. ``"sum"`` adds the weighted losses. ``"mean"``
+        divides the sum by the number of elements, ``"weighted_mean"`` by the sum of the weights.
     out : array, optional
-        Where to write the result, of its exact shape and dtype. It may be `labels` or `logits`
-        itself. JAX, Dask and TensorFlow arrays cannot be written to.
+        Where to write the result, an array of its exact shape and dtype. It may be `labels` or
+        `logits` itself. JAX, Dask and TensorFlow arrays cannot be written to.
 
     Returns
     -------
     array
-        The loss, in the library and on the device of the inputs, in the dtype that the floating
-        dtypes among `labels` and `logits` promote to. NumPy input gives a plain array, or a scalar
-        where the result has no dimensions.
+        The loss, an array of the library and on the device of the inputs. It has the dtype to
+        which the floating dtypes among `labels` and `logits` promote. NumPy input gives a plain
+        array, or a scalar if the result has no dimensions.
 
     Raises
     ------
     TypeError
-        If an argument is not real, is a masked array, or belongs to another library than the rest.
+        If an argument is not real, is a masked array, or belongs to another library than the
+        others.
     ValueError
         If the shapes of `labels` and `logits` differ, a weight does not broadcast, devices differ,
-        `reduction` is unknown, or `out` does not fit. Nothing has been written to `out` then.
+        `reduction` is unknown, or `out` does not fit. In this case nothing is written to `out`.
 
     See Also
     --------
-    sigmoid_cross_entropy_with_logits : The same with ``pos_weight = 1``.
+    sigmoid_cross_entropy_with_logits : The same loss with ``pos_weight = 1``.
     value_and_grad : Loss and gradient in one pass.
     grad_and_hess : Gradient and Hessian in one pass.
 
@@ -93,31 +94,31 @@ def weighted_cross_entropy_with_logits(
     .. math:: -q z \log p - (1 - z) \log(1 - p)
 
     Both logarithms fail where the sigmoid rounds to 0 or 1. Since ``1 - p = 1 / (1 + exp(x))``,
-    they are in fact softplus functions, ``-log p = softplus(-x)`` and
-    ``-log(1 - p) = softplus(x)``, which gives the form at the top. Splitting off the part that
-    grows, ``softplus(v) = max(v, 0) + log1p(exp(-|v|))``, and collecting the logarithms,
+    they are softplus functions, ``-log p = softplus(-x)`` and ``-log(1 - p) = softplus(x)``. This
+    gives the form at the top. With ``softplus(v) = max(v, 0) + log1p(exp(-|v|))``, which splits off
+    the part that grows, and with the logarithms collected, it becomes
 
     .. math:: (1 - z) \max(x, 0) + q z \max(-x, 0) + l \log(1 + e^{-|x|}),
         \qquad l = (1 - z) + q z
 
-    No exponential overflows, and for labels in [0, 1] no term is negative, so that nothing
-    cancels. The shorter ``(1 - z) x + l (log1p(exp(-|x|)) + max(-x, 0))`` with
-    ``l = 1 + (q - 1) z``, which TensorFlow documents, is equal on paper; it takes the difference
-    of nearly equal numbers for confident negatives, and rounds a small ``q`` away.
+    No exponential overflows. For labels in [0, 1] no term is negative, so nothing cancels. The
+    shorter form that TensorFlow documents, ``(1 - z) x + l (log1p(exp(-|x|)) + max(-x, 0))`` with
+    ``l = 1 + (q - 1) z``, is equal on paper. For confident negatives it subtracts nearly equal
+    numbers, and it rounds a small ``q`` away.
 
-    *Accuracy.* With NumPy float32 and float64, within 3 ulp of the exact value for labels in
-    [0, 1]; for labels 0 and 1 with ``pos_weight = 1`` within 1 ulp (float32) or 2 (float64).
-    Subnormal results are as exact. float16 and bfloat16 are computed in float32 and rounded once.
-    Other libraries add the errors of their own ``exp`` and ``log1p``. Sums are accumulated in
-    float64 where the device has it.
+    *Accuracy.* For NumPy float32 and float64 and labels in [0, 1], the loss is within 3 ulp of the
+    exact value. For labels 0 and 1 with ``pos_weight = 1`` it is within 1 ulp (float32) or 2
+    (float64). Subnormal results are as accurate. float16 and bfloat16 are computed in float32 and
+    rounded once. Other libraries add the errors of their own ``exp`` and ``log1p``. Sums are
+    accumulated in float64, if the device has it.
 
-    *Special values.* A term whose coefficient is zero is zero, even where the logit is infinite:
+    *Special values.* A term whose coefficient is zero is zero, even if the logit is infinite:
     ``logits = -inf`` with ``labels = 0`` costs 0. NaN in `labels`, `logits` or `pos_weight` gives
-    NaN in that element. The mean of no elements, and the weighted mean of weights that sum to
-    zero, is NaN. None of this warns.
+    NaN in that element. The mean of no elements is NaN, and so is the weighted mean of weights that
+    sum to zero. None of this warns.
 
-    *Threads.* Large NumPy arrays are computed by several threads (see `set_num_threads`); their
-    number never changes a bit of the result.
+    *Threads.* Several threads compute large NumPy arrays (see `set_num_threads`). Their number
+    never changes a bit of the result.
 
     References
     ----------
@@ -144,8 +145,7 @@ def weighted_cross_entropy_with_logits(
     >>> round(float(loss), 4)
     1.0467
     """
-    # All of it is left to the kernel, which returns None where something has to be converted or
-    # refused.
+    # The kernel does everything. It returns None if something has to be converted or refused.
     if type(logits) is ndarray:
         result = kernel_loss(labels, logits, pos_weight, weight, reduction, out, name)
         if result is not None:
@@ -180,7 +180,8 @@ def sigmoid_cross_entropy_with_logits(
     Returns
     -------
     array
-        The loss: the same bits as `weighted_cross_entropy_with_logits` with ``pos_weight = 1``.
+        The loss, with the same bits as that of `weighted_cross_entropy_with_logits` with
+        ``pos_weight = 1``.
 
     Raises
     ------
@@ -189,12 +190,12 @@ def sigmoid_cross_entropy_with_logits(
 
     See Also
     --------
-    weighted_cross_entropy_with_logits : The same with a weight on positives; has the derivation,
-        the accuracy and the special values.
+    weighted_cross_entropy_with_logits : The same loss with a weight on positives. Its page has
+        the derivation, the accuracy and the special values.
 
     Notes
     -----
-    Computed as ``(1 - z) max(x, 0) + z max(-x, 0) + log1p(exp(-|x|))``.
+    The loss is computed as ``(1 - z) max(x, 0) + z max(-x, 0) + log1p(exp(-|x|))``.
 
     Examples
     --------
@@ -230,16 +231,16 @@ def value_and_grad(
     labels, logits, pos_weight, weight
         As in `weighted_cross_entropy_with_logits`.
     reduction : {"none", "sum", "mean", "weighted_mean"}
-        How the loss is reduced. The gradient is that of the reduced loss, and has the shape of
-        `logits` whatever the reduction.
+        How the loss is reduced. The gradient is that of the reduced loss. It has the shape of
+        `logits` for every reduction.
     out : pair of arrays, optional
-        Where to write loss and gradient, with no memory in common.
+        Where to write the loss and the gradient. The two must not share memory.
 
     Returns
     -------
     loss : array
     gradient : array
-        In the library, on the device and of the dtype that the loss alone would have.
+        In the library, on the device and in the dtype that the loss alone would have.
 
     Raises
     ------
@@ -252,11 +253,11 @@ def value_and_grad(
 
     Notes
     -----
-    ``s(-x)`` is computed as such, not as ``1 - s(x)``, which is zero for confident positives. With
-    NumPy float32 and float64 the gradient is within 3 ulp, measured at the sum of the magnitudes
-    of its two terms; at ``x = 0`` it is exactly ``(1 - z) / 2 - q z / 2``, and at infinite logits
-    0, 1 or ``-q``. Elements of zero weight have a gradient of exactly zero, in a weighted mean
-    whose weights are all zero as well.
+    ``s(-x)`` is computed directly, and not as ``1 - s(x)``, which is zero for confident positives.
+    For NumPy float32 and float64 the gradient is within 3 ulp, in units of the sum of the
+    magnitudes of its two terms. At ``x = 0`` it is exactly ``(1 - z) / 2 - q z / 2``, and at
+    infinite logits it is 0, 1 or ``-q``. Elements of weight zero have a gradient of exactly zero,
+    even in a weighted mean whose weights are all zero.
 
     Examples
     --------
@@ -293,19 +294,19 @@ def grad_and_hess(
     .. math:: (1 - z) \, s(x) - q z \, s(-x), \qquad
         ((1 - z) + q z) \, s(x) \, s(-x)
 
-    each times `weight`: what gradient boosting asks of a custom objective.
+    each multiplied by `weight`. Gradient boosting asks a custom objective for these two.
 
     Parameters
     ----------
     labels, logits, pos_weight, weight
         As in `weighted_cross_entropy_with_logits`.
     out : pair of arrays, optional
-        Where to write gradient and Hessian, with no memory in common.
+        Where to write the gradient and the Hessian. The two must not share memory.
 
     Returns
     -------
     gradient, hessian : array
-        Of the shape of `logits`, in the library, on the device and of the dtype that the loss
+        With the shape of `logits`, in the library, on the device and in the dtype that the loss
         would have.
 
     Raises
@@ -319,9 +320,9 @@ def grad_and_hess(
 
     Notes
     -----
-    The loss of an element depends on its own logit alone, so that the Hessian is diagonal. It is
-    never negative for labels in [0, 1] and zero at infinite logits; with NumPy float32 and
-    float64 it is within 3 ulp.
+    The loss of an element depends on its own logit alone, so the Hessian is diagonal. For labels in
+    [0, 1] it is never negative, and at infinite logits it is zero. For NumPy float32 and float64 it
+    is within 3 ulp.
 
     Examples
     --------

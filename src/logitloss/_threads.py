@@ -15,13 +15,13 @@ from logitloss._kernel import kernel
 def set_num_threads(n: int) -> None:
     """Set how many threads the compiled kernel may use in this process.
 
-    It overrides ``LOGITLOSS_NUM_THREADS``, ``OMP_NUM_THREADS``, threadpoolctl and the defaults
-    of the machine. Results do not depend on it, bit for bit.
+    The number overrides ``LOGITLOSS_NUM_THREADS``, ``OMP_NUM_THREADS``, threadpoolctl and the
+    defaults of the machine. It does not change a bit of any result.
 
     Parameters
     ----------
     n : int
-        At least 1. Arrays too small to gain from threads are always computed by one.
+        At least 1. One thread always computes arrays that are too small to gain from more.
 
     Raises
     ------
@@ -55,13 +55,17 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """Return how many threads a large call would use now, from the calling thread.
 
-    That is the number given to `set_num_threads`; without it ``LOGITLOSS_NUM_THREADS`` or
-    ``OMP_NUM_THREADS``; without them the processors that this process may run on, and no more
-    than its container's quota pays for. A limit set by threadpoolctl lowers the latter two. It
-    is 1 in a process forked from one that had imported logitloss, because pools of threads do
-    not survive a fork, and 1 where the extension was built without threads. An
-    ``OMP_NUM_THREADS`` that is not a number is ignored; but it is 1 where the runtime is that of
-    Clang, which may abort the process then.
+    The number is the first of these that is set:
+
+    - what `set_num_threads` was given;
+    - the environment variable ``LOGITLOSS_NUM_THREADS``;
+    - the environment variable ``OMP_NUM_THREADS``;
+    - the number of processors that this process may run on, within its container's quota.
+
+    A limit set by threadpoolctl lowers the last two. The number is 1 if the extension was built
+    without threads, and in a process forked from one that had imported logitloss, because pools of
+    threads do not survive a fork. An ``OMP_NUM_THREADS`` that is not a number is ignored. With the
+    OpenMP runtime of Clang, which may abort the process in this case, the number is then 1.
 
     Returns
     -------
@@ -103,10 +107,10 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        ``version``; ``cpu``, the instruction set in use, such as "avx2", "sse2" or "neon"
-        (``LOGITLOSS_CPU`` forces one);
-        ``cpu_available``, those that run here; ``openmp``, whether the extension was built with
-        it; ``threads``, as `get_num_threads` returns.
+        Five entries. ``version`` is that of logitloss. ``cpu`` is the instruction set in use, such
+        as "avx2", "sse2" or "neon"; the environment variable ``LOGITLOSS_CPU`` chooses another.
+        ``cpu_available`` lists those that run here. ``openmp`` says whether the extension was built
+        with OpenMP. ``threads`` is what `get_num_threads` returns.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Gradient boosting: an objective and a metric for XGBoost and LightGBM, by any of their doors.
+"""Gradient boosting: an objective and a metric for all interfaces of XGBoost and LightGBM.
 
-`train` of both libraries passes raw scores and its data set, their scikit-learn classes pass labels
-and raw scores; the data set knows its labels and weights.
+`train` of both libraries passes raw scores and a data set, which knows its labels and weights.
+Their scikit-learn classes pass labels and raw scores.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from logitloss._array_likes import read
 
 __all__ = ["Metric", "Objective"]
 
-# Only LightGBM passes a group, if only None.
+# Only LightGBM passes a group, which may be None.
 _NOT_LIGHTGBM: Any = object()
 
 
@@ -24,33 +24,33 @@ _NOT_LIGHTGBM: Any = object()
 class Objective:
     """Weighted binary cross-entropy as a custom objective.
 
-    The same object goes to ``xgboost.train(obj=...)``, ``XGBClassifier(objective=...)``,
-    ``lightgbm.train({"objective": ...})``, ``LGBMClassifier(objective=...)`` and
-    ``CatBoost(loss_function=...)``. It takes sample weights from each, can be pickled and cloned,
-    and for labels 0 and 1 grows the trees that ``scale_pos_weight`` grows.
+    Pass the same object to ``xgboost.train(obj=...)``, ``XGBClassifier(objective=...)``,
+    ``lightgbm.train({"objective": ...})``, ``LGBMClassifier(objective=...)`` or
+    ``CatBoost(loss_function=...)``. It takes sample weights from each, and can be pickled and
+    cloned. For labels 0 and 1 it grows the trees that ``scale_pos_weight`` grows.
 
     Parameters
     ----------
     pos_weight : array-like or float, default 1.0
-        Weight of the positive term: one number or, where scores have several columns, one for each.
+        Weight of the positive term: one number, or one for each column of scores.
 
     See Also
     --------
-    Metric : What it minimizes.
-    logitloss.grad_and_hess : Has the formulas.
+    Metric : The value that it minimizes.
+    logitloss.grad_and_hess : The formulas.
 
     Notes
     -----
-    Boosting starts from a score of 0, and not from the average of the labels:
-    ``xgboost.train`` has to be told so, with ``base_score=0``, and ``XGBClassifier`` with
-    ``base_score=0.5``, which is the probability of a score of 0.
+    Boosting starts from a score of 0, not from the average of the labels. Pass ``base_score=0`` to
+    ``xgboost.train``, and ``base_score=0.5``, the probability of a score of 0, to
+    ``XGBClassifier``.
 
-    The libraries' own metrics may take the raw scores for probabilities. Turn them off, with
+    The libraries' own metrics may mistake the raw scores for probabilities. Switch them off with
     ``disable_default_eval_metric=True`` (XGBoost) or ``metric="None"`` (LightGBM), and pass a
     `Metric`.
 
-    CatBoost regularizes by the sum of the weights, which its ``scale_pos_weight`` changes and
-    `pos_weight` does not; with ``pos_weight=1`` the trees are those of its own loss.
+    CatBoost regularizes by the sum of the weights. Its ``scale_pos_weight`` changes this sum, and
+    `pos_weight` does not. With ``pos_weight=1`` the trees are those of its own loss.
 
     Examples
     --------
@@ -72,17 +72,17 @@ class Objective:
         return _losses.grad_and_hess(labels, scores, self.pos_weight, weight=weight)
 
     def calc_ders_range(self, approxes: Any, targets: Any, weights: Any) -> list[tuple[Any, Any]]:
-        """Return what CatBoost asks for: the derivatives of the negative loss, row by row."""
+        """Return the derivatives of the negative loss, row by row, as CatBoost asks for them."""
         gradient, hessian = self(targets, approxes, weights)
         return list(zip(-gradient, -hessian, strict=True))
 
 
 @dataclass(eq=False)
 class Metric:
-    """Weighted binary cross-entropy as an evaluation metric, beside an ``Objective``.
+    """Weighted binary cross-entropy as an evaluation metric, for an ``Objective``.
 
-    The same object goes to ``xgboost.train(custom_metric=...)``,
-    ``XGBClassifier(eval_metric=...)``, ``lightgbm.train(feval=...)`` and
+    Pass the same object to ``xgboost.train(custom_metric=...)``,
+    ``XGBClassifier(eval_metric=...)``, ``lightgbm.train(feval=...)`` or
     ``LGBMClassifier().fit(eval_metric=...)``. Less is better, and early stopping knows it.
 
     Parameters
@@ -90,17 +90,17 @@ class Metric:
     pos_weight : array-like or float, default 1.0
         As in `Objective`.
     name : str, default "logistic_loss"
-        What the metric is called in logs and results.
+        The name of the metric in logs and results.
 
     See Also
     --------
-    Objective : What has to be the objective, because behind their own the libraries pass
+    Objective : The objective that it needs. With their own objectives the libraries pass
         probabilities to a metric, and not scores.
 
     Notes
     -----
-    The value is the sum of the weighted losses over the sum of the sample weights; ``pos_weight``
-    is not among these.
+    The value is the sum of the weighted losses divided by the sum of the sample weights, which do
+    not include `pos_weight`.
 
     Examples
     --------
@@ -116,7 +116,7 @@ class Metric:
 
     @property
     def __name__(self) -> str:
-        # By which XGBoost's scikit-learn classes call a metric.
+        # The scikit-learn classes of XGBoost call a metric by this.
         return self.name
 
     def __call__(
@@ -139,20 +139,20 @@ class Metric:
 
 
 def _arguments(first: Any, second: Any, weight: Any) -> tuple[Any, Any, Any]:
-    """Labels, scores and weights, of which a data set has the first and the last."""
+    """Labels, scores and weights. A data set holds labels and weights."""
     labels, scores = first, second
     if _is_data(second):
         labels, scores, weight = second.get_label(), first, second.get_weight()
     labels, scores = _as_array("labels", labels), _as_array("scores", scores)
     if labels.size == scores.size:
-        # XGBoost before 3.2 has labels of several columns in one.
+        # XGBoost before 3.2 flattens labels of several columns.
         labels = labels.reshape(scores.shape)
     if weight is None:
         return labels, scores, None
     weight = _as_array("sample_weight", weight)
     if weight.ndim < scores.ndim:
         weight = weight.reshape(-1, *[1] * (scores.ndim - 1))
-    # XGBoost has an empty array of weights for none.
+    # XGBoost passes an empty array if there are no weights.
     return labels, scores, weight if weight.size else None
 
 

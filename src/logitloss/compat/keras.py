@@ -23,19 +23,19 @@ class WeightedBinaryCrossentropy(keras.losses.Loss):  # type: ignore[misc]
     reduction : {"sum_over_batch_size", "sum", "mean", "mean_with_sample_weight", "none"} or None
         As in Keras's own losses.
     name : str
-        What the loss is called in logs and configurations.
+        The name of the loss in logs and configurations.
     dtype : str or keras.DTypePolicy, optional
-        What labels and logits are cast to; by default ``keras.config.floatx()``.
+        The dtype to which labels and logits are cast. The default is ``keras.config.floatx()``.
 
     See Also
     --------
-    logitloss.weighted_cross_entropy_with_logits : What is computed.
+    logitloss.weighted_cross_entropy_with_logits : The formula.
 
     Notes
     -----
-    It takes the place of ``keras.losses.BinaryCrossentropy(from_logits=True)``: the model ends in a
+    The loss replaces ``keras.losses.BinaryCrossentropy(from_logits=True)``. The model ends in a
     layer without an activation, and the loss of a sample is the mean over its last axis. Sample
-    weights, class weights and masks are Keras's, which multiplies the losses with them.
+    weights, class weights and masks are those of Keras, which multiplies the losses by them.
 
     Examples
     --------
@@ -53,7 +53,7 @@ class WeightedBinaryCrossentropy(keras.losses.Loss):  # type: ignore[misc]
         dtype: Any = None,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        # Plain numbers, as a configuration holds them.
+        # A configuration holds plain numbers.
         self.pos_weight = np.asarray(pos_weight, np.float64).tolist()
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
@@ -61,7 +61,7 @@ class WeightedBinaryCrossentropy(keras.losses.Loss):  # type: ignore[misc]
         if len(y_true.shape) != len(y_pred.shape):
             y_true = _with_axes_of(y_true, y_pred)
         losses = _losses.weighted_cross_entropy_with_logits(y_true, y_pred, self.pos_weight)
-        # One number for each sample, which its weight then multiplies.
+        # One number for each sample. Keras multiplies it by the weight of the sample.
         return keras.ops.mean(losses, axis=-1) if len(y_pred.shape) > 1 else losses
 
     def get_config(self) -> dict[str, Any]:

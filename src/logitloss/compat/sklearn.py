@@ -27,35 +27,36 @@ def make_scorer(
     pos_weight : array-like or float, default 1.0
         Weight of the positive term: one number, or one for each label of a multilabel problem.
     response_method : str, sequence of str or callable
-        Where to take the logits from. Of several methods, the first that the estimator has is
-        called. A function is called with estimator and features, and returns logits.
+        The source of the logits. Of several methods, the first that the estimator has is called. A
+        function is called with the estimator and the features, and returns logits.
 
     Returns
     -------
     callable
-        ``scorer(estimator, X, y, sample_weight=None)``, for the ``scoring`` of ``cross_val_score``,
-        ``GridSearchCV`` and the like. Where metadata routing is enabled,
+        A function ``scorer(estimator, X, y, sample_weight=None)``. Pass it as ``scoring`` to
+        ``cross_val_score``, ``GridSearchCV`` and the like. If metadata routing is enabled,
         ``scorer.set_score_request(sample_weight=True)`` asks for the weights.
 
     See Also
     --------
-    logitloss.weighted_cross_entropy_with_logits : Has the formula.
+    logitloss.weighted_cross_entropy_with_logits : The formula.
 
     Notes
     -----
-    The score is minus the sum of the weighted losses over the sum of the sample weights, or over
-    their number. The positive class is the second of the estimator's ``classes_``, whatever it is
-    called.
+    The score is minus the sum of the weighted losses, divided by the sum of the sample weights or,
+    without them, by the number of elements. The positive class is the second of the estimator's
+    ``classes_``, whatever its name.
 
-    ``decision_function`` has to return log-odds, as that of logistic regression and gradient
-    boosting does. That of a support vector machine is a distance: ask for ``"predict_proba"``.
+    ``decision_function`` must return log-odds, as it does for logistic regression and gradient
+    boosting. For a support vector machine it returns a distance: pass ``"predict_proba"`` instead.
 
-    Probabilities are taken two at a time: the logit is ``log p1 - log p0``, and not
-    ``log(p1 / (1 - p1))``, which has lost a small ``p0`` as soon as ``p1`` rounds to 1. Where the
-    estimator has ``predict_log_proba`` it is preferred, because naive Bayes and others know
-    logarithms far below the smallest probability. A probability of exactly 0 is an infinite logit,
-    and the score of a wrong one is minus infinity; where an estimator can return its raw scores,
-    pass a function that asks for them, such as
+    Probabilities are used in pairs. The logit is ``log p1 - log p0`` and not
+    ``log(p1 / (1 - p1))``, which loses a small ``p0`` as soon as ``p1`` rounds to 1. The scorer
+    prefers ``predict_log_proba`` to ``predict_proba``, because naive Bayes and others know
+    logarithms far below the smallest probability.
+
+    A probability of exactly 0 is an infinite logit, and if it is wrong the score is minus infinity.
+    If an estimator can return its raw scores, pass a function that asks for them, such as
     ``lambda model, X: model.predict(X, output_margin=True)`` for XGBoost.
 
     Examples
@@ -74,7 +75,7 @@ def make_scorer(
 
 
 class _Scorer:
-    """What `make_scorer` returns: a class, because scikit-learn asks it what it wants passed."""
+    """What `make_scorer` returns. scikit-learn asks the methods of this class what to pass."""
 
     def __init__(self, pos_weight: Any, response_method: Any) -> None:
         self.pos_weight = pos_weight
@@ -98,11 +99,11 @@ class _Scorer:
         return -float(loss)
 
     def set_score_request(self, *, sample_weight: bool | str | None) -> _Scorer:
-        """Ask for sample weights, if need be for those that are passed under another name."""
+        """Ask for sample weights, or for weights that are passed under another name."""
         import sklearn
 
         if not sklearn.get_config()["enable_metadata_routing"]:
-            # scikit-learn would drop the weights without a word; its own scorers raise the same.
+            # scikit-learn would drop the weights silently. Its own scorers raise the same error.
             raise RuntimeError(
                 "This method is only available when metadata routing is enabled: "
                 "sklearn.set_config(enable_metadata_routing=True)."
@@ -137,19 +138,19 @@ def _logits(estimator: Any, X: Any, response_method: Any, is_multilabel: bool) -
             f"`estimator` must have one of the methods {', '.join(methods)}; "
             f"got an object of type {type(estimator).__name__}."
         )
-    # The logarithm of a probability of 0 is meant, be it taken here or by the estimator.
+    # The logarithm of a probability of 0 is intended, here and in the estimator.
     with np.errstate(divide="ignore"):
         response = getattr(estimator, method)(X)
         if method == "decision_function":
             return np.asarray(response)
         take_log = np.log if method == "predict_proba" else np.asarray
         if isinstance(response, list):
-            # A pair of columns for each label.
+            # There is a pair of columns for each label.
             return np.stack([_difference(take_log(pair)) for pair in response], axis=1)
         log_probabilities = take_log(response)
         if not is_multilabel:
             return _difference(log_probabilities)
-        # There is only the probability of 1.
+        # Only the probability of label 1 is known.
         return log_probabilities - np.log(-np.expm1(log_probabilities))
 
 

@@ -18,16 +18,16 @@ __all__ = ["BCEWithLogitsLoss", "binary_cross_entropy_with_logits"]
 
 
 class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
-    """Binary cross-entropy from logits as a module, in place of ``torch.nn.BCEWithLogitsLoss``.
+    """Binary cross-entropy from logits as a module, to replace ``torch.nn.BCEWithLogitsLoss``.
 
-    It is a subclass of the original, for libraries that ask which criterion they were given: skorch
-    applies a sigmoid to predictions only behind this one.
+    The class is a subclass of the original, because some libraries ask which criterion they were
+    given: skorch applies a sigmoid to predictions only if it is this one.
 
     Parameters
     ----------
     weight : Tensor, array-like or float, optional
-        Weight of each element, which broadcasts to the input. Where it is zero an element
-        contributes exactly zero, NaN included.
+        Weight of each element, which broadcasts to the input. An element of weight zero contributes
+        exactly zero, even if it is NaN.
     reduction : {"mean", "sum", "none", "weighted_mean"}
         As in `logitloss.weighted_cross_entropy_with_logits`. As in PyTorch, ``"mean"`` divides by
         the number of elements, whatever their weights.
@@ -35,18 +35,17 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
         Weight of the positive term, one number or one for each class, which broadcasts to the
         input.
     size_average, reduce : None
-        PyTorch has deprecated them; anything but None is a TypeError.
+        Deprecated by PyTorch. Anything except None is a TypeError.
 
     Attributes
     ----------
     weight, pos_weight : Tensor or None
-        Buffers, as in PyTorch: they move with the module, and ``state_dict`` has them.
+        Buffers, as in PyTorch: they move with the module, and ``state_dict`` includes them.
 
     See Also
     --------
-    binary_cross_entropy_with_logits : The same as a function.
-    logitloss.weighted_cross_entropy_with_logits : Has the formula, the accuracy and the special
-        values.
+    binary_cross_entropy_with_logits : The same loss as a function.
+    logitloss.weighted_cross_entropy_with_logits : The formula, the accuracy and the special values.
 
     Examples
     --------
@@ -83,7 +82,7 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
         )
 
 
-# A leaf for `torch.fx`, as what lies in `torch.nn` is.
+# `torch.fx` treats the function as a leaf, as it does everything in `torch.nn`.
 @torch.fx.wrap
 def binary_cross_entropy_with_logits(
     input: Tensor,
@@ -95,12 +94,12 @@ def binary_cross_entropy_with_logits(
     size_average: None = None,
     reduce: None = None,
 ) -> Tensor:
-    """Binary cross-entropy from logits, called as the function of PyTorch.
+    """Binary cross-entropy from logits, with the signature of PyTorch's function.
 
     Parameters
     ----------
     input, target : Tensor
-        Logits and labels, of the same shape: the other way round than everywhere else here.
+        Logits and labels, of the same shape. In all other functions of logitloss labels come first.
     weight, reduction, pos_weight, size_average, reduce
         As in `BCEWithLogitsLoss`.
 
@@ -116,7 +115,7 @@ def binary_cross_entropy_with_logits(
 
     See Also
     --------
-    BCEWithLogitsLoss : The same as a module.
+    BCEWithLogitsLoss : The same loss as a module.
 
     Examples
     --------
@@ -143,7 +142,7 @@ def _refuse_legacy(reduction: object, **legacy: object) -> None:
                 f"got {value!r}."
             )
     if isinstance(reduction, bool):
-        # PyTorch's second argument of a module is `size_average`.
+        # The second argument of PyTorch's module is `size_average`.
         raise TypeError(f"`reduction` must be a string; got {reduction!r}.")
 
 
@@ -156,7 +155,7 @@ def _buffer(argument: str, value: Any) -> Tensor | None:
             f"`{argument}` must hold real floating, integer or boolean values; "
             f"got dtype {array.dtype}."
         )
-    # Python's numbers take PyTorch's default. Integers do so too, because a buffer of integers
+    # Python's numbers take PyTorch's default dtype. So do integers, because a buffer of integers
     # would round what `load_state_dict` copies into it.
     keeps_dtype = isinstance(value, (np.ndarray, np.generic)) and array.dtype.kind == "f"
     return torch.tensor(array, dtype=None if keeps_dtype else torch.get_default_dtype())

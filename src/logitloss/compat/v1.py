@@ -20,7 +20,7 @@ def weighted_cross_entropy_with_logits(
     name: str | None = None,
     targets: Array | None = None,
 ) -> Array:
-    """Weighted binary cross-entropy, called as in TensorFlow 1.x.
+    """Weighted binary cross-entropy, with the signature of TensorFlow 1.x.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def weighted_cross_entropy_with_logits(
     TypeError
         As in `logitloss.weighted_cross_entropy_with_logits`.
     ValueError
-        As there, and if both `labels` and `targets` are given, or a required argument is not.
+        As there. Also if both `labels` and `targets` are given, or a required argument is missing.
 
     Examples
     --------
