@@ -408,55 +408,10 @@ INLINE void advance(const logitloss_operand *operand, position *place, int axis,
     }
 }
 
-/* n elements from a position whose innermost axis repeats one, as a weight for each row does.
- * All rows are converted at once, and each is written in whole vectors, of which the next
- * overwrites what is beyond its beginning. */
-NOINLINE static void gather_repeated(const logitloss_operand *operand, position *place, ptrdiff_t n,
-                                     REAL *restrict out)
-{
-    alignas(CACHE_LINE) REAL values[BLOCK];
-    const ptrdiff_t size = operand->axes[0].size;
-    for (ptrdiff_t done = 0; done < n;) {
-        const ptrdiff_t begun = place->at[0], left = n - done;
-        ptrdiff_t rows = 1, row_stride = 0;
-        if (operand->ndim > 1) {
-            rows = begun + left <= size ? 1 : (begun + left - 1) / size + 1;
-            rows = MIN(rows, operand->axes[1].size - place->at[1]);
-            row_stride = operand->axes[1].stride;
-        }
-        convert(operand, place->data, row_stride, rows, 0, 1, values);
-        const ptrdiff_t count = MIN(rows * size - begun, left);
-        /* Short rows are one vector each, without a loop for them. */
-        for (ptrdiff_t row = 0, start = done, stop = done + size - begun; row < rows; row++) {
-            ptrdiff_t i = start;
-            do {
-                for (int lane = 0; lane < LANES; lane++)
-                    out[i + lane] = values[row];
-                i += LANES;
-            } while (size > LANES && i < MIN(stop, n));
-            start = stop;
-            stop += size;
-        }
-        done += count;
-        if (begun + count == rows * size) {
-            place->at[0] = 0;
-            advance(operand, place, operand->ndim > 1, operand->ndim > 1 ? rows : 0);
-        } else {
-            place->at[0] = begun + count - (rows - 1) * size;
-            if (rows > 1)
-                advance(operand, place, 1, rows - 1);
-        }
-    }
-}
-
-/* n elements from a position, one after the other.  The buffer has LANES elements to spare. */
+/* n elements from a position, one after the other. */
 NOINLINE static void gather(const logitloss_operand *operand, position *place, ptrdiff_t n, REAL *restrict out)
 {
     const ptrdiff_t size = operand->axes[0].size, stride = operand->axes[0].stride;
-    if (!stride) {
-        gather_repeated(operand, place, n, out);
-        return;
-    }
     for (ptrdiff_t done = 0, count; done < n; done += count) {
         ptrdiff_t rows = 1, row_stride = 0;
         count = MIN(run_length(operand, place), n - done);
@@ -492,18 +447,67 @@ typedef struct {
     const logitloss_operand *operand;
     logitloss_type rounded_to;
     int is_in_place; /* wherever a block is not cut by the end of the innermost axis */
-    /* A coefficient that repeats within a block is converted once: elements of more than
-     * one period, so that a block can begin anywhere in the first. */
-    ptrdiff_t period;
     /* Where the walk stands, since most blocks follow on the one before. */
     ptrdiff_t next;
     position place;
-    alignas(CACHE_LINE) REAL buffer[BLOCK + LANES], periods[2 * BLOCK + LANES];
+    /* A coefficient that repeats within a block is converted once: elements of more than
+     * one period, so that a block can begin anywhere in the first.  Where the innermost axis repeats
+     * an element, as a weight for each row does, those of the next rows are converted at once. */
+    ptrdiff_t period, row, rows;
+    alignas(CACHE_LINE) REAL buffer[BLOCK + LANES], kept[2 * BLOCK + LANES];
 } input;
+
+static void seek(input *in, ptrdiff_t start)
+{
+    find(in->operand, start, &in->place);
+    in->row = in->rows = 0;
+}
+
+/* n elements of a walk whose innermost axis repeats one.  Each row is written in whole vectors, as
+ * short as it allows, and the next overwrites what is beyond its end. */
+NOINLINE static void repeat_rows(input *in, ptrdiff_t n, REAL *restrict out)
+{
+    const logitloss_operand *operand = in->operand;
+    position *place = &in->place;
+    const ptrdiff_t size = operand->axes[0].size, begun = place->at[0];
+    /* Where the row at hand ends. */
+    ptrdiff_t stop = size - begun;
+    for (ptrdiff_t i = 0; i < n;) {
+        if (in->row == in->rows) {
+            in->row = 0;
+            in->rows = MIN(BLOCK, operand->axes[1].size - place->at[1]);
+            convert(operand, place->data, operand->axes[1].stride, in->rows, 0, 1, in->kept);
+        }
+        ptrdiff_t row = in->row;
+#define REPEAT(width, end)                                             \
+    for (; i < n && row < in->rows; i = stop, stop += size, row++)     \
+        for (ptrdiff_t at = i; at < (end); at += width)                \
+            for (int lane = 0; lane < width; lane++)                   \
+                out[at + lane] = in->kept[row]
+        /* Short rows are one vector each, without a loop for them. */
+        if (size <= 2)
+            REPEAT(2, i + 1);
+        else if (size <= 4)
+            REPEAT(4, i + 1);
+        else if (size <= 8)
+            REPEAT(8, i + 1);
+        else
+            REPEAT(LANES, MIN(stop, n));
+#undef REPEAT
+        /* The last one may go on in the next block. */
+        const int goes_on = i > n;
+        place->at[0] = goes_on ? size - (i - n) : 0;
+        row -= goes_on;
+        advance(operand, place, 1, row - in->row);
+        in->row = row;
+    }
+}
 
 static void convert_block(input *in, ptrdiff_t n, REAL *out)
 {
-    if (in->operand->ndim == 1) {
+    if (in->operand->ndim > 1 && !in->operand->axes[0].stride) {
+        repeat_rows(in, n, out);
+    } else if (in->operand->ndim == 1) {
         const ptrdiff_t stride = in->operand->axes[0].stride;
         convert(in->operand, in->place.data, stride, n, 0, 1, out);
         in->place.data += n * stride;
@@ -520,9 +524,9 @@ NOINLINE static const REAL *fetch_part(input *in, ptrdiff_t start, ptrdiff_t n)
     const logitloss_operand *operand = in->operand;
     position *place = &in->place;
     if (in->period)
-        return in->periods + start % in->period;
+        return in->kept + start % in->period;
     if (start != in->next)
-        find(operand, start, place);
+        seek(in, start);
     in->next = start + n;
     if (in->is_in_place && n >= LANES && operand->ndim > 1 && n <= run_length(operand, place)
         && (uintptr_t)place->data % sizeof(REAL) == 0) {
@@ -559,11 +563,12 @@ NOINLINE static void fill_periods(input *in, ptrdiff_t most)
         period *= operand->axes[axis].size;
     if (period > BLOCK)
         return;
-    find(operand, 0, &in->place);
-    convert_block(in, period, in->periods);
+    seek(in, 0);
+    convert_block(in, period, in->buffer);
+    memcpy(in->kept, in->buffer, (size_t)period * sizeof(REAL));
     const ptrdiff_t end = period + MIN(most, BLOCK) + LANES;
     for (ptrdiff_t i = period; i < MIN(end, 2 * BLOCK + LANES); i++)
-        in->periods[i] = in->periods[i - period];
+        in->kept[i] = in->kept[i - period];
     in->period = period;
 }
 

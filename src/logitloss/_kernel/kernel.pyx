@@ -596,7 +596,7 @@ cdef bint _run(call *it, int orders, const bint *overwritten, double *value) noe
 _LOSS = (0,)
 
 
-# Not a function of Cython's own kind, which the interpreter takes a tenth of such a call longer to enter.
+# Not a function of Cython's own kind: to enter one takes a tenth of such a call longer.
 @cython.binding(False)
 def loss(
     object labels,
