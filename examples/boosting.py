@@ -138,7 +138,7 @@ def watch(pos_weight: float) -> tuple[list[float], int]:
 
 
 def plot() -> None:
-    axes = plt.figure(figsize=(6, 3.6)).subplots()
+    axes = plt.figure(figsize=(5, 3.2)).subplots()
     for pos_weight in (1.0, POS_WEIGHT):
         losses, best = watch(pos_weight)
         (line,) = axes.plot(range(1, len(losses) + 1), losses, label=f"pos_weight {pos_weight:g}")

@@ -116,7 +116,7 @@ def main(folder: Path | None = None) -> list[tuple[float, float]]:
 
 
 def plot(shares: list[tuple[float, float]]) -> None:
-    axes = plt.figure(figsize=(6, 3.6)).subplots()
+    axes = plt.figure(figsize=(5, 3.2)).subplots()
     axes.semilogx(POS_WEIGHTS, shares, "o-", label=["recall", "precision"])
     axes.set(xlabel="pos_weight", ylim=(0.75, 1.01), title="Tumours in the held-out rows")
     axes.yaxis.set_major_formatter("{x:.0%}")

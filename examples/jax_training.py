@@ -97,7 +97,7 @@ def main() -> np.ndarray:
 
 
 def plot(losses: np.ndarray) -> None:
-    axes = plt.figure(figsize=(6, 3.6)).subplots()
+    axes = plt.figure(figsize=(5, 3.2)).subplots()
     axes.loglog(range(1, STEPS + 1), losses, label=[f"pos_weight {q:g}" for q in POS_WEIGHTS])
     axes.set(xlabel="step", ylabel="loss", title="Mean loss before each step")
     axes.legend()

@@ -62,7 +62,7 @@ def main() -> list[tuple[float, float]]:
 
 
 def plot(shares: list[tuple[float, float]]) -> None:
-    axes = plt.figure(figsize=(6, 3.6)).subplots()
+    axes = plt.figure(figsize=(5, 3.2)).subplots()
     axes.plot(POS_WEIGHTS, shares, "o-", label=["recall", "precision"])
     axes.set(xlabel="pos_weight", ylim=(0, 1), title="Rows that training has not seen")
     axes.yaxis.set_major_formatter("{x:.0%}")

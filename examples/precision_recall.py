@@ -5,7 +5,7 @@ Move the weight or the threshold?
 A classifier that misses too many positives can be trained with a larger ``pos_weight``, or its
 threshold can be lowered. This script compares both on a synthetic problem with 2 % positives.
 
-The right panel shows the result: the weighted models lie on or above the curve of the unweighted
+The lower panel shows the result: the weighted models lie on or above the curve of the unweighted
 model. They do a little better because each was fitted for the place where it is used.
 """
 
@@ -55,27 +55,27 @@ def trade(split: Split) -> tuple[Floats, Floats]:
 
 
 # %%
-# The left panel shows recall and precision at a threshold of 0. The colour in the right panel is
+# The upper panel shows recall and precision at a threshold of 0. The colour in the lower panel is
 # the ``pos_weight``.
 
 
 def plot(split: Split) -> None:
     recall, precision = trade(split)
     unweighted = predict(split.test_features, fit(split.train_features, split.train_labels, 1))
-    figure = plt.figure(figsize=(8, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.semilogx(POS_WEIGHTS, recall, "o-", label="recall")
-    left.semilogx(POS_WEIGHTS, precision, "s-", label="precision")
-    left.set(xlabel="pos_weight", ylim=(0, 1.02), title="Threshold 0")
-    left.legend()
+    figure = plt.figure(figsize=(5, 7), layout="constrained")
+    upper, lower = figure.subplots(2, 1)
+    upper.semilogx(POS_WEIGHTS, recall, "o-", label="recall")
+    upper.semilogx(POS_WEIGHTS, precision, "s-", label="precision")
+    upper.set(xlabel="pos_weight", ylim=(0, 1.02), title="Threshold 0")
+    upper.legend()
     curve_precision, curve_recall, _ = precision_recall_curve(split.test_labels, unweighted)
-    right.plot(curve_recall, curve_precision, color="gray", label="pos_weight 1, every threshold")
-    points = right.scatter(
-        recall, precision, c=np.log10(POS_WEIGHTS), cmap="plasma", zorder=2, label="threshold 0"
+    lower.plot(curve_recall, curve_precision, color="gray", label="pos_weight 1, every threshold")
+    points = lower.scatter(
+        recall, precision, c=np.log10(POS_WEIGHTS), cmap="cool", zorder=2, label="threshold 0"
     )
-    right.set(xlabel="recall", ylabel="precision", title="Precision and recall")
-    right.legend(fontsize="small")
-    figure.colorbar(points, ax=right, label="log10 of pos_weight")
+    lower.set(xlabel="recall", ylabel="precision", title="Precision and recall")
+    lower.legend(fontsize="small")
+    figure.colorbar(points, ax=lower, label="log10 of pos_weight")
 
 
 if __name__ == "__main__":

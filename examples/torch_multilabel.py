@@ -101,7 +101,7 @@ def main() -> dict[str, float]:
 
 
 def plot(found: dict[str, float]) -> None:
-    axes = plt.figure(figsize=(6, 3)).subplots()
+    axes = plt.figure(figsize=(5, 2.8)).subplots()
     bars = axes.barh(list(found), list(found.values()))
     axes.bar_label(bars, fmt=" {:.0%}")
     axes.xaxis.set_major_formatter("{x:.0%}")
