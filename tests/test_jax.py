@@ -229,16 +229,31 @@ def test_sums_of_any_values(path: str, pos_weight: float, dtype: str) -> None:
                 np.testing.assert_array_equal(got, expected[0].astype(dtype))
 
 
+# Labels, logits and coefficients.
+MIXTURES = [
+    *((dtype,) * 3 for dtype in ("float16", "bfloat16", "float32", "float64")),
+    ("float32", "bfloat16", "float64"),
+    ("float64", "float32", "float16"),
+    ("int8", "float16", "float32"),
+    ("bool", "bfloat16", "bool"),
+]
+
+
 @needs_kernel
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_kernel_gives_the_bits_of_numpy(dtype: str) -> None:
+@pytest.mark.parametrize("dtypes", MIXTURES, ids="-".join)
+def test_kernel_gives_the_bits_of_numpy(dtypes: tuple[str, str, str]) -> None:
     """Of the sum, too, and with the work divided among threads: on one there are no others."""
     generator = np.random.default_rng(0)
+
+    def drawn(shape, dtype):
+        numbers = generator.random(shape)
+        return (numbers < 0.5 if dtype in ("bool", "int8") else numbers).astype(dtype)
+
     for shape in ((), (1,), (7, 3), (300, 5, 7), (70_001, 3)):
-        logits = (generator.normal(size=shape) * 20).astype(dtype)
-        labels = generator.random(shape).astype(dtype)
+        logits = (generator.normal(size=shape) * 20).astype(dtypes[1])
+        labels = drawn(shape, dtypes[0])
         for weight_shape in ((), shape[-1:], (*shape[:1], *(1,) * (len(shape) - 1)), shape):
-            q, w = (generator.random(weight_shape).astype(dtype) for _ in range(2))
+            q, w = (drawn(weight_shape, dtypes[2]) for _ in range(2))
             arguments = labels, logits, q
             for function, options in (
                 (weighted, {}),
@@ -249,6 +264,23 @@ def test_kernel_gives_the_bits_of_numpy(dtype: str) -> None:
             ):
                 got = function(*map(jnp.asarray, arguments), **options)
                 jax.tree.map(np.testing.assert_array_equal, got, function(*arguments, **options))
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtypes", MIXTURES, ids="-".join)
+def test_kernel_reads_arrays_as_they_lie(dtypes: tuple[str, str, str]) -> None:
+    def step(labels, logits, pos_weight, weight):
+        options = {"weight": weight, "reduction": "mean"}
+        return (
+            weighted(labels, logits, pos_weight, weight=weight),
+            logitloss.value_and_grad(labels, logits, pos_weight, **options),
+        )
+
+    shapes = zip([(4, 3), (4, 3), (3,), (4, 3)], [*dtypes, dtypes[2]], strict=True)
+    lowered = jax.jit(step).lower(*(jax.ShapeDtypeStruct(*given) for given in shapes))
+    text = lowered.as_text()
+    assert text.count(CUSTOM_CALL) == 2
+    assert "convert" not in text
 
 
 @needs_kernel

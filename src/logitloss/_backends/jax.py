@@ -31,7 +31,7 @@ _TARGET = "logitloss"
 def compute(call: Call) -> Arrays:
     arguments = call.labels, call.logits, call.pos_weight, call.weight
     with jax.named_scope(call.name or _NAME):
-        results: Arrays = _compiled(*arguments, call.orders, call.reduction, call.dtype)
+        results: Arrays = _compiled(*arguments, call.orders, call.reduction, jnp.dtype(call.dtype))
     return results
 
 
@@ -46,54 +46,66 @@ def _compiled(
     reduction: str,
     dtype: Any,
 ) -> Arrays:
-    def cast(value: Array) -> Array:
-        # Half precision is computed in float32.
-        return value.astype(dtype).astype(dtype if dtype.itemsize >= 4 else jnp.float32)
+    # 8-bit formats the kernel does not know.
+    held = dtype if dtype.name in _READABLE else jnp.dtype(jnp.float32)
+
+    def readable(value: Array) -> Array:
+        if value.dtype.name in _READABLE and held == dtype:
+            return value
+        return value.astype(dtype).astype(held)
 
     def coefficient(value: Array | float) -> Array:
         # A number, or as many axes as the logits have: JAX may be set to add none by itself.
-        value = cast(jnp.asarray(value))
+        value = readable(jnp.asarray(value))
         missing = logits.ndim - value.ndim if value.ndim else 0
         return jnp.expand_dims(value, tuple(range(missing)))
 
+    if logits.dtype.kind in "biu" or dtype not in (labels.dtype, logits.dtype):
+        # Neither of the two half precisions holds the other.
+        logits = logits.astype(dtype)
     is_total = reduction == _reductions.TOTAL
-    results = _computed(
+    results: Arrays = _computed(
         orders,
         "sum" if is_total else reduction,
-        # The kernel reads integers as they are.
-        labels if labels.dtype.kind in "biu" else cast(labels),
-        cast(logits),
+        (_accumulator(dtype) if is_total else held,) * len(orders),
+        readable(labels),
+        readable(logits),
         coefficient(pos_weight),
         None if weight is None else coefficient(weight),
     )
     return results if is_total else tuple(result.astype(dtype) for result in results)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _computed(
     orders: tuple[int, ...],
     reduction: str,
+    dtypes: tuple[Any, ...],
     labels: Array,
     logits: Array,
     pos_weight: Array,
     weight: Array | None,
 ) -> Arrays:
-    """The derivatives of these orders by the logits, weighted and reduced.
+    """The derivatives of these orders by the logits, weighted and reduced, in these dtypes.
 
-    Everything but integer labels has the dtype of the logits, and their number of axes or none.
+    The arguments are as the caller has them. All have the number of axes of the logits or none.
     """
     operands = [labels, logits, pos_weight]
     if weight is not None:
         operands.append(weight)
     if logits.size == 0 or _is_sharded(logits):
-        return _by_formula(*operands, orders=orders, reduction=reduction)
-    return tuple(_primitive.bind(*operands, orders=orders, reduction=reduction))
+        return _by_formula(*operands, orders=orders, reduction=reduction, dtypes=dtypes)
+    return tuple(_primitive.bind(*operands, orders=orders, reduction=reduction, dtypes=dtypes))
 
 
 # Symbolic zeros: the slope of an argument that is not differentiated may be infinite.
 @functools.partial(_computed.defjvp, symbolic_zeros=True)
 def _computed_jvp(
-    orders: tuple[int, ...], reduction: str, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+    orders: tuple[int, ...],
+    reduction: str,
+    dtypes: tuple[Any, ...],
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
 ) -> tuple[Arrays, Arrays]:
     changes = {
         index: tangent
@@ -101,15 +113,17 @@ def _computed_jvp(
         if not (tangent is None or isinstance(tangent, SymbolicZero))
     }
     if reduction == "none":
-        return _elementwise_jvp(orders, primals, changes)
+        return _elementwise_jvp(orders, dtypes, primals, changes)
     if orders == (0,) and list(changes) == [1]:
         # A step of training: one call gives the loss and its gradient.
-        value, gradient = _computed((0, 1), reduction, *primals)
-        return (value,), (jnp.sum(gradient * changes[1], dtype=value.dtype),)
+        work = _working(_promoted(*primals[:2]))
+        value, gradient = _computed((0, 1), reduction, (*dtypes, work), *primals)
+        products = gradient * changes[1].astype(work)
+        return (value,), (jnp.sum(products, dtype=_accumulator(work)).astype(value.dtype),)
 
     def by_parts(varied: dict[int, Array]) -> Arrays:
         arguments = [varied.get(index, primal) for index, primal in enumerate(primals)]
-        return _by_parts(*arguments, orders=orders, reduction=reduction)
+        return _by_parts(*arguments, orders=orders, reduction=reduction, dtypes=dtypes)
 
     results: tuple[Arrays, Arrays] = jax.jvp(
         by_parts, [{index: primals[index] for index in changes}], [changes]
@@ -118,32 +132,46 @@ def _computed_jvp(
 
 
 def _elementwise_jvp(
-    orders: tuple[int, ...], primals: tuple[Any, ...], changes: dict[int, Array]
+    orders: tuple[int, ...],
+    dtypes: tuple[Any, ...],
+    primals: tuple[Any, ...],
+    changes: dict[int, Array],
 ) -> tuple[Arrays, Arrays]:
     labels, logits, pos_weight, weight = primals
-    # Slopes by the logits are results of the next order, which the same call gives.
-    wanted = {*orders, *(order + 1 for order in orders if order < 2 and 1 in changes)}
-    together = tuple(sorted(wanted))
-    known = dict(zip(together, _computed(together, "none", *primals), strict=True))
+    dtype = _promoted(labels, logits)
+    work = _working(dtype)
+    # Slopes by the logits are results of the next order, which the same call gives. What is
+    # multiplied is rounded to half precision afterwards.
+    found = dict(zip(orders, dtypes, strict=True))
+    found |= {order + 1: work for order in orders if order < 2 and 1 in changes}
+    together = tuple(sorted(found))
+    wanted = tuple(found[order] for order in together)
+    known = dict(zip(together, _computed(together, "none", wanted, *primals), strict=True))
 
-    def derivative(order: int, *arguments: Any) -> Array:
-        if all(map(operator.is_, arguments, primals)):
+    def derivative(order: int, labels: Array, _: Array, pos_weight: Array, scale: Array) -> Array:
+        arguments = labels, logits, pos_weight, scale
+        if all(map(operator.is_, arguments, primals)) and found.get(order) == work:
             return known[order]
-        z, x, q, scale = arguments
-        # The labels, which may be integers, also come as pos_weight.
-        return _computed((order,), "none", z, x, q.astype(x.dtype), scale)[0]
+        return _computed((order,), "none", (work,), *arguments)[0]
 
     def full(value: float) -> Array:
         # A number will do.
-        return jnp.asarray(value, logits.dtype)
+        return jnp.asarray(value, dtype)
 
+    wide_logits = logits.astype(work)
+    wide_weight = None if weight is None else _widened(weight, dtype)
     scales = [weight, weight, weight, _unmasked(*primals) if 3 in changes else None]
     tangents = []
-    for order in orders:
-        by = _formula.slopes(derivative, order, labels, logits, pos_weight, weight, full, jnp)
-        terms = [by[index](scales[index]) * change for index, change in changes.items()]
-        tangents.append(functools.reduce(operator.add, terms))
-    return tuple(known[order] for order in orders), tuple(tangents)
+    for order, result in zip(orders, dtypes, strict=True):
+        by = _formula.slopes(
+            derivative, order, labels, wide_logits, pos_weight, wide_weight, full, jnp
+        )
+        terms = [
+            by[index](scales[index]) * change.astype(work) for index, change in changes.items()
+        ]
+        tangents.append(functools.reduce(operator.add, terms).astype(result))
+    values = (known[order].astype(result) for order, result in zip(orders, dtypes, strict=True))
+    return tuple(values), tuple(tangents)
 
 
 def _unmasked(labels: Array, logits: Array, pos_weight: Array, weight: Array) -> Array:
@@ -152,10 +180,13 @@ def _unmasked(labels: Array, logits: Array, pos_weight: Array, weight: Array) ->
     Neither that slope nor its own derivatives may see such an element: automatic derivatives
     multiply what `where` drops by zero, and 0 * nan is nan.
     """
-    labels = labels.astype(logits.dtype)
+    dtype = _promoted(labels, logits)
+    labels, logits, pos_weight, weight = (
+        _widened(value, dtype) for value in (labels, logits, pos_weight, weight)
+    )
     # No term of the loss or of its derivatives is larger.
     bound = (1 + jnp.abs(labels)) * (1 + jnp.abs(logits)) * (1 + jnp.abs(pos_weight))
-    return jnp.where((weight == 0) & ~jnp.isfinite(bound), 0, 1).astype(logits.dtype)
+    return jnp.where((weight == 0) & ~jnp.isfinite(bound), 0, 1).astype(dtype)
 
 
 def _by_parts(
@@ -166,14 +197,23 @@ def _by_parts(
     *,
     orders: tuple[int, ...],
     reduction: str,
+    dtypes: tuple[Any, ...],
 ) -> Arrays:
     """The same element by element, then reduced by XLA."""
-    results = _computed(orders, "none", labels, logits, pos_weight, weight)
-    return _reduced(results, orders, reduction, logits, weight)
+    dtype = _promoted(labels, logits)
+    wide = (_working(dtype),) * len(orders)
+    results = _computed(orders, "none", wide, labels, logits, pos_weight, weight)
+    weight = None if weight is None else _widened(weight, dtype)
+    return _reduced(results, orders, reduction, dtypes, logits.astype(wide[0]), weight)
 
 
 def _reduced(
-    results: Arrays, orders: tuple[int, ...], reduction: str, logits: Array, weight: Array | None
+    results: Arrays,
+    orders: tuple[int, ...],
+    reduction: str,
+    dtypes: tuple[Any, ...],
+    logits: Array,
+    weight: Array | None,
 ) -> Arrays:
     if isinstance(logits.size, int) or reduction == "sum":
         divisor = _reductions.divisor(reduction, logits, weight, jnp)
@@ -182,7 +222,8 @@ def _reduced(
         divisor = jnp.asarray(logits.size, _reductions.accumulator(logits, jnp))
     else:
         divisor = _reductions.total(weight * jnp.ones_like(logits), jnp)
-    return _reductions.reduce_each(results, orders, divisor, weight, jnp)
+    results = _reductions.reduce_each(results, orders, divisor, weight, jnp)
+    return _rounded(results, dtypes)
 
 
 def _by_formula(
@@ -193,58 +234,107 @@ def _by_formula(
     *,
     orders: tuple[int, ...],
     reduction: str,
+    dtypes: tuple[Any, ...],
 ) -> Arrays:
-    labels = labels.astype(logits.dtype)
+    dtype = _promoted(labels, logits)
+    labels, logits, pos_weight = (_widened(a, dtype) for a in (labels, logits, pos_weight))
+    weight = None if weight is None else _widened(weight, dtype)
     results = _formula.derivatives(orders, labels, logits, pos_weight, _xp)
     results = tuple(_reductions.masked(result, weight, jnp) for result in results)
     if reduction == "none":
-        return results
+        return _rounded(results, dtypes)
     # Without this, XLA's CPU compiler takes the comparisons of the formula apart where the losses
     # are added up, which then takes two to five times as long.
     results = tuple(jnp.where(jnp.isnan(result), jnp.nan, result) for result in results)
-    return _reduced(results, orders, reduction, logits, weight)
+    return _reduced(results, orders, reduction, dtypes, logits, weight)
 
 
 def _by_kernel(
-    labels: Array, logits: Array, *coefficients: Array, orders: tuple[int, ...], reduction: str
+    labels: Array,
+    logits: Array,
+    *coefficients: Array,
+    orders: tuple[int, ...],
+    reduction: str,
+    dtypes: tuple[Any, ...],
 ) -> Arrays:
+    options: Any = {"orders": orders, "reduction": reduction, "dtypes": dtypes}
     if reduction not in kernel.REDUCTIONS:
-        return _by_parts(labels, logits, *coefficients, orders=orders, reduction=reduction)
+        return _by_parts(labels, logits, *coefficients, **options)
     # The kernel repeats coefficients itself.
     labels = jnp.broadcast_to(labels, logits.shape)
     operands = labels, logits, *coefficients
-    call = jax.ffi.ffi_call(_TARGET, _types(*operands, orders=orders, reduction=reduction))
+    call = jax.ffi.ffi_call(_TARGET, _types(*operands, **options))
     wanted = sum(1 << order for order in orders)
     number = _reductions.REDUCTIONS.index(reduction)
     return tuple(call(*operands, orders=np.int64(wanted), reduction=np.int64(number)))
 
 
 def _types(
-    labels: Any, logits: Any, *coefficients: Any, orders: tuple[int, ...], reduction: str
+    labels: Any,
+    logits: Any,
+    *coefficients: Any,
+    orders: tuple[int, ...],
+    reduction: str,
+    dtypes: tuple[Any, ...],
 ) -> list[Any]:
     """Shapes and dtypes of the results."""
-    whole = jax.core.ShapedArray(logits.shape, logits.dtype)
-    if reduction == "none":
-        return [whole for _ in orders]
-    number = jax.core.ShapedArray((), _reductions.accumulator(logits, jnp))
-    return [whole if order else number for order in orders]
+    return [
+        jax.core.ShapedArray(logits.shape if order or reduction == "none" else (), dtype)
+        for order, dtype in zip(orders, dtypes, strict=True)
+    ]
 
 
-def _batched(
-    operands: Any, axes: Any, *, orders: tuple[int, ...], reduction: str
-) -> tuple[Any, list[int]]:
+# What the kernel reads as it lies.
+_READABLE = (
+    "bool",
+    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+    *("float16", "bfloat16", "float32", "float64"),
+)
+
+
+def _promoted(labels: Array, logits: Array) -> Any:
+    """The dtype of the loss, to which coefficients are rounded."""
+    if labels.dtype.kind in "biu":
+        return logits.dtype
+    return jnp.promote_types(labels.dtype, logits.dtype)
+
+
+def _working(dtype: Any) -> Any:
+    """What is computed in: half precision in float32."""
+    return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+
+
+def _accumulator(dtype: Any) -> Any:
+    return _reductions.accumulator(jax.ShapeDtypeStruct((), _working(dtype)), jnp)
+
+
+def _widened(value: Array, dtype: Any) -> Array:
+    """The value, as this dtype holds it, in what is computed in."""
+    work = _working(dtype)
+    wide = value.astype(work)
+    if dtype in (work, value.dtype):
+        return wide
+    # XLA would leave out a conversion to half precision and back.
+    info = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
+    return jax.lax.reduce_precision(wide, info.nexp, info.nmant)
+
+
+def _rounded(results: Arrays, dtypes: tuple[Any, ...]) -> Arrays:
+    return tuple(result.astype(dtype) for result, dtype in zip(results, dtypes, strict=True))
+
+
+def _batched(operands: Any, axes: Any, **options: Any) -> tuple[Any, list[int]]:
     """The operation on arrays with one more axis at the front: elementwise, then added up."""
-    if reduction == "none":
+    if options["reduction"] == "none":
         ndim = operands[1].ndim + (axes[1] is None)
         sizes = zip(operands, axes, strict=True)
         count = next(operand.shape[axis] for operand, axis in sizes if axis is not None)
         operands = [_with_axis(*given, ndim) for given in zip(operands, axes, strict=True)]
         operands[1] = jnp.broadcast_to(operands[1], (count, *operands[1].shape[1:]))
-        results = _primitive.bind(*operands, orders=orders, reduction=reduction)
+        results = _primitive.bind(*operands, **options)
     else:
-        by_parts = functools.partial(_by_parts, orders=orders, reduction=reduction)
-        results = jax.vmap(by_parts, axes)(*operands)
-    return results, [0] * len(orders)
+        results = jax.vmap(functools.partial(_by_parts, **options), axes)(*operands)
+    return results, [0] * len(options["orders"])
 
 
 def _with_axis(operand: Array, axis: int | None, ndim: int) -> Array:

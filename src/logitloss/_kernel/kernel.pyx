@@ -45,6 +45,7 @@ cdef extern from "task.h" nogil:
         LOGITLOSS_UINT32
         LOGITLOSS_INT64
         LOGITLOSS_UINT64
+        LOGITLOSS_TYPES
 
     ctypedef enum logitloss_reduction:
         LOGITLOSS_NONE
@@ -87,6 +88,9 @@ cdef extern from "task.h" nogil:
         const logitloss_task *task, void *context
     ) noexcept nogil
 
+    logitloss_type logitloss_result_type(
+        logitloss_type labels, logitloss_type logits
+    ) noexcept
     bint logitloss_plan(
         logitloss_task *task, const logitloss_arrays *arrays, logitloss_type type, int orders
     ) noexcept
@@ -423,22 +427,6 @@ cdef dict _REDUCTIONS = {
 REDUCTIONS = *_REDUCTIONS, "total"
 
 
-cdef inline int _result_type(logitloss_type labels, logitloss_type logits) noexcept:
-    """The promotion of the floating types, where integer logits count as float64; or -1.
-
-    There is none of the two half precisions, and for long double there is the formula.
-    """
-    if logits > LOGITLOSS_LONGDOUBLE:
-        logits = LOGITLOSS_FLOAT64
-    if labels > LOGITLOSS_LONGDOUBLE or labels == logits:
-        labels = logits
-    elif labels < LOGITLOSS_FLOAT32 and logits < LOGITLOSS_FLOAT32:
-        return -1
-    elif labels < logits:
-        labels = logits
-    return -1 if labels == LOGITLOSS_LONGDOUBLE else labels
-
-
 cdef object _allocate(cnp.ndarray logits, int number):
     """An array like the logits, in their memory order: straight on for Fortran arrays, too."""
     cdef bint is_c = cnp.PyArray_IS_C_CONTIGUOUS(logits)
@@ -540,7 +528,7 @@ cdef bint _look_at(
     bint is_checked,
 ) except -1:
     """Say what was passed, or return False if something has to be converted or refused."""
-    cdef int order, kind
+    cdef int order
     it.is_total = False
     it.divisor = 1
     if reduction is _NOT_REDUCED:
@@ -564,11 +552,10 @@ cdef bint _look_at(
         )
     ):
         return False
-    kind = _result_type(it.arrays.labels.type, it.arrays.logits.type)
-    if kind < 0:
+    it.type = logitloss_result_type(it.arrays.labels.type, it.arrays.logits.type)
+    if it.type == LOGITLOSS_TYPES:
         return False
-    it.type = <logitloss_type>kind
-    it.number = _number_of(it.type, kind == LOGITLOSS_BFLOAT16 and type(logits) is BFloat16Bits)
+    it.number = _number_of(it.type, type(logits) is BFloat16Bits)
     return True
 
 

@@ -12,6 +12,18 @@ const ptrdiff_t logitloss_itemsizes[LOGITLOSS_TYPES] = {
     [LOGITLOSS_INT64] = 8, [LOGITLOSS_UINT64] = 8,
 };
 
+logitloss_type logitloss_result_type(logitloss_type labels, logitloss_type logits)
+{
+    if (logits > LOGITLOSS_LONGDOUBLE)
+        logits = LOGITLOSS_FLOAT64;
+    if (labels > LOGITLOSS_LONGDOUBLE)
+        labels = logits;
+    if (labels != logits && logitloss_is_half(labels) && logitloss_is_half(logits))
+        return LOGITLOSS_TYPES;
+    const logitloss_type type = labels > logits ? labels : logits;
+    return type == LOGITLOSS_LONGDOUBLE ? LOGITLOSS_TYPES : type;
+}
+
 static ptrdiff_t distance(ptrdiff_t stride) { return stride < 0 ? -stride : stride; }
 
 /* The axes of more than one element, those with the least strides first: in the order of

@@ -103,6 +103,11 @@ typedef struct {
     logitloss_array results[3];
 } logitloss_arrays;
 
+/* The promotion of the floating types, where integer logits count as float64, or
+ * LOGITLOSS_TYPES: there is none of the two half precisions, and for long double there is the
+ * formula. */
+logitloss_type logitloss_result_type(logitloss_type labels, logitloss_type logits);
+
 /* Makes a task of arrays, without looking at their elements, or returns 0 if their shapes
  * do not fit. */
 int logitloss_plan(logitloss_task *task, const logitloss_arrays *arrays, logitloss_type type, int orders);

@@ -18,11 +18,16 @@ void *logitloss_xla_handler(logitloss_run *float32, logitloss_run *float64)
 
 #else
 
-#include <fenv.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
+
+#ifdef __SSE2__
+#include <xmmintrin.h>
+#else
+#include <fenv.h>
+#endif
 
 typedef struct error error;
 typedef struct context context;
@@ -180,20 +185,39 @@ static void release(job *job)
         free(job);
 }
 
-/* XLA's threads flush subnormal numbers to zero, but the kernel relies on them. */
-static fenv_t leave_flush_to_zero(void)
+/* XLA's threads flush subnormal numbers to zero, but the kernel relies on them.  On x86 the
+ * register of SSE is all there is to it: the functions of C take a twentieth of the shortest call. */
+#ifdef __SSE2__
+typedef unsigned environment;
+
+static environment leave_flush_to_zero(void)
 {
-    fenv_t environment;
-    fegetenv(&environment);
-    fesetenv(FE_DFL_ENV);
-    return environment;
+    enum { AS_A_PROCESS_BEGINS = 0x1f80 };
+    const environment before = _mm_getcsr();
+    _mm_setcsr(AS_A_PROCESS_BEGINS);
+    return before;
 }
+
+static void return_to(environment before) { _mm_setcsr(before); }
+#else
+typedef fenv_t environment;
+
+static environment leave_flush_to_zero(void)
+{
+    environment before;
+    fegetenv(&before);
+    fesetenv(FE_DFL_ENV);
+    return before;
+}
+
+static void return_to(environment before) { fesetenv(&before); }
+#endif
 
 static void help(void *data)
 {
-    const fenv_t environment = leave_flush_to_zero();
+    const environment before = leave_flush_to_zero();
     work(data);
-    fesetenv(&environment);
+    return_to(before);
     release(data);
 }
 
@@ -316,14 +340,16 @@ static error *handler(call *call)
     logitloss_task task;
     if (is_number)
         are_known = are_known && type_of(results[0]) <= LOGITLOSS_FLOAT64;
-    if (!are_known || !logitloss_plan(&task, &arrays, arrays.logits.type, orders))
+    const logitloss_type type = are_known ? logitloss_result_type(arrays.labels.type, arrays.logits.type)
+                                          : LOGITLOSS_TYPES;
+    if (type == LOGITLOSS_TYPES || !logitloss_plan(&task, &arrays, type, orders))
         return fail(call->api, "logitloss: unknown types or shapes");
 
-    const fenv_t environment = leave_flush_to_zero();
+    const environment before = leave_flush_to_zero();
     const double value = logitloss_compute(&task, reduction, 1, execute, call);
     if (is_number)
         logitloss_write(value, type_of(results[0]), results[0]->data);
-    fesetenv(&environment);
+    return_to(before);
     return NULL;
 }
 
