@@ -107,6 +107,8 @@ def test_copies(duplicate) -> None:
     assert torch.equal(copied(OUTPUT, LABELS), criterion(OUTPUT, LABELS))
 
 
+# Dynamo does so to every Function that it traces.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiled_and_traced() -> None:
     criterion = BCEWithLogitsLoss(WEIGHT, pos_weight=POS_WEIGHT)
     compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")

@@ -76,9 +76,11 @@ def as_lazy_array(value: Any) -> Any:
 
 
 def is_tensor(value: object) -> bool:
-    """Whether `value` is a tensor of PyTorch, asked so that Dynamo can trace the question."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+    """Whether `value` looks like a tensor of PyTorch.
+
+    Asked without `sys.modules`, for Dynamo would compile anew whenever anything has been imported.
+    """
+    return hasattr(type(value), "__torch_function__")
 
 
 _Function = TypeVar("_Function")

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from logitloss._call import check
 from logitloss._formula import Array
 from logitloss._libraries import is_of_tensorflow, is_tensor, library_of, load_backend
 
-# Looked up by its name, since an import statement takes a thirtieth of a small call; the first time
-# it is one, which Dynamo can trace.
-_TORCH = "logitloss._backends.torch"
+# The module for PyTorch, once an eager call has imported it: an import statement takes a thirtieth
+# of a small call.
+_torch: Any = None
+
+
+def _load_torch() -> Any:
+    global _torch
+    from logitloss._backends import torch
+
+    # Dynamo would compile again after a call that changes what it has been asked.
+    if not torch.is_compiling():
+        _torch = torch
+    return torch
 
 
 def compute(
@@ -28,9 +37,7 @@ def compute(
     call = None
     results: tuple[Array, ...]
     if is_tensor(logits):
-        torch: Any = sys.modules.get(_TORCH)
-        if torch is None:
-            from logitloss._backends import torch
+        torch = _torch or _load_torch()
         # It knows tensors alone, which takes a tenth of the time and leaves Dynamo nothing to
         # trip over.
         call = torch.describe(orders, labels, logits, pos_weight, weight, reduction, out, name)

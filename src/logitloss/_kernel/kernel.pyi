@@ -39,5 +39,6 @@ def compute(
     reduction: object,
     outs: object,
     is_checked: bool = False,
+    are_multiplied: bool = False,
 ) -> tuple[Any, ...] | None: ...
 def xla_handler() -> object | None: ...

@@ -635,19 +635,22 @@ def compute(
     object reduction,
     object outs,
     bint is_checked=False,
+    bint are_multiplied=False,
 ):
     """Compute derivatives of the loss by the logits, of these orders, of NumPy arrays.
 
     Returns a tuple of results, or None for arguments that have to be converted or refused:
     then nothing has been written. In a call that has been checked a reduction may also be "total",
-    for a sum of float64, or the number that the sum is divided by.
+    for a sum of float64, or the number that the sum is divided by. Derivatives that are multiplied
+    before they are rounded to half precision are returned as float32.
     """
     cdef call it
     cdef logitloss_array given[MOST_RESULTS]
     cdef bint overwritten[4]
     cdef bint is_number
     cdef double value
-    cdef int order, wanted = 0
+    cdef int order, number, wanted = 0
+    cdef logitloss_type kind
     cdef Py_ssize_t index, other, count = len(orders)
     cdef list results
     if not _look_at(&it, labels, logits, pos_weight, weight, reduction, is_checked):
@@ -666,9 +669,13 @@ def compute(
             if is_number and given[index].ndim:
                 return None
         elif not is_number:
-            results[index] = _allocate(<cnp.ndarray>logits, it.number)
+            kind = it.type
+            if order and are_multiplied and kind < LOGITLOSS_FLOAT32:
+                kind = LOGITLOSS_FLOAT32
+            number = it.number if kind == it.type else _number_of(kind)
+            results[index] = _allocate(<cnp.ndarray>logits, number)
             _describe(&given[index], results[index])
-            given[index].type = it.type
+            given[index].type = kind
         if not is_number:
             it.arrays.results[order] = given[index]
     if outs is None:

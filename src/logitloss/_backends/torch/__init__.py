@@ -21,10 +21,11 @@ from torch import Tensor
 from logitloss._backends.torch._private import is_profiled, is_transformed
 from logitloss._backends.torch._reduced import reduced_by
 from logitloss._backends.torch._values import FULL, HALF, INTEGRAL, as_array, by_kernel, is_readable
-from logitloss._backends.torch._ways import by_step, way_of
+from logitloss._backends.torch._ways import by_compiled_step, by_step, way_of
 from logitloss._call import Call, finish, refuse_layout, refuse_shared_outs, share_memory
 from logitloss._reductions import REDUCTIONS
 
+is_compiling = torch.compiler.is_compiling
 _FLOATING = (*FULL, *HALF)
 # What Dynamo makes tensors of, but cannot trace through the checks.
 _CONSTANTS = (list, tuple, np.ndarray, np.generic)
@@ -132,7 +133,7 @@ def _compute(call: Call) -> tuple[Tensor, ...]:
             by_kernel(*operands, call.orders, call.reduction, views)
             torch.autograd.graph.increment_version(call.outs)
             return call.outs
-    if way is by_kernel or way is by_step:
+    if way is by_kernel or way is by_step or way is by_compiled_step:
         results = way(*operands, call.orders, call.reduction)
         if call.outs is None:
             return results

@@ -1,4 +1,4 @@
-"""The operator that stands in compiled graphs, exports and traces."""
+"""The operators that stand in compiled graphs, exports and traces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from torch import Tensor
 from logitloss._backends.torch import _rules
 from logitloss._backends.torch._private import register_decomposition
 from logitloss._backends.torch._rules import Way
-from logitloss._backends.torch._values import accumulator, by_formula, by_kernel, is_readable
+from logitloss._backends.torch._values import (
+    accumulator,
+    by_formula,
+    by_kernel,
+    is_readable,
+    working,
+)
+from logitloss._call import VALUE_AND_GRAD
 from logitloss._reductions import TOTAL
 
 _NAME = "logitloss::derivatives"
@@ -53,3 +60,38 @@ torch.library.register_autograd(_NAME, _backward, setup_context=_rules.save)
 torch.library.register_vmap(_NAME, _batch)
 # What an exporter takes that knows no operators but PyTorch's own, that of ONNX for one.
 register_decomposition(by_operator)(by_formula)
+
+# The reduced loss and its derivative by the logits, for steps of training in compiled graphs. What
+# differentiates it stands around it in the graph: reaching a rule of its own would take PyTorch's
+# dispatcher longer than the kernel takes for ten thousand elements.
+_STEP = "logitloss::step"
+
+torch.library.define(
+    _STEP,
+    "(Tensor labels, Tensor logits, Tensor pos_weight, Tensor? weight, str reduction)"
+    " -> (Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+step = torch.ops.logitloss.step.default
+
+
+def _compute_step(
+    labels: Tensor, logits: Tensor, pos_weight: Tensor, weight: Tensor | None, reduction: str
+) -> tuple[Tensor, ...]:
+    operands = labels, logits, pos_weight, weight
+    return by_kernel(*operands, VALUE_AND_GRAD, reduction, are_multiplied=True)
+
+
+def _step_shapes(
+    labels: Tensor, logits: Tensor, pos_weight: Tensor, weight: Tensor | None, reduction: str
+) -> tuple[Tensor, ...]:
+    dtype = logits.dtype
+    if labels.is_floating_point():
+        dtype = torch.promote_types(labels.dtype, dtype)
+    whole = torch.empty_like(logits, dtype=dtype)
+    gradient = torch.empty_like(logits, dtype=working(dtype))
+    return whole if reduction == "none" else whole.new_empty(()), gradient
+
+
+torch.library.impl(_STEP, "CPU", _compute_step)
+torch.library.register_fake(_STEP, _step_shapes)

@@ -12,7 +12,7 @@ from torch import Tensor
 from logitloss import _reductions
 from logitloss._backends.torch._private import is_jit_traced, replicated_beside
 from logitloss._backends.torch._rules import Way
-from logitloss._backends.torch._values import total
+from logitloss._backends.torch._values import as_tensor, total
 from logitloss._reductions import TOTAL
 
 
@@ -52,10 +52,7 @@ def _of_one_dtype(
     def cast(value: Any) -> Any:
         if isinstance(value, Tensor):
             return replicated_beside(logits, value).to(dtype)
-        if value is None:
-            return None
-        # A product, for Dynamo compiles anew for every number that a constructor is given.
-        return logits.new_ones(()) * value
+        return value if value is None else as_tensor(value, logits)
 
     return labels, logits, cast(pos_weight), cast(weight)
 

@@ -47,25 +47,28 @@ def by_kernel(
     orders: tuple[int, ...],
     reduction: str,
     outs: tuple[Any, ...] | None = None,
+    are_multiplied: bool = False,
 ) -> Results:
-    """All of a call in one pass; `outs` is memory to write the results to."""
+    """All of a call in one pass; `outs` is memory to write the results to.
+
+    Derivatives that are multiplied before they are rounded to half precision come in float32.
+    """
     results: Any = kernel.compute(
         orders,
         as_array(labels),
         as_array(logits),
-        as_array(pos_weight),
-        as_array(weight),
+        _as_coefficient(pos_weight),
+        _as_coefficient(weight),
         reduction if reduction in kernel.REDUCTIONS else divisor(reduction, logits, weight, xp),
         outs,
         is_checked=True,
+        are_multiplied=are_multiplied,
     )
     # In memory that NumPy allocated: it keeps small blocks and asks for huge pages, where PyTorch
     # pays for page faults that cost more than the kernel.
     tensors = [torch.from_numpy(np.asarray(result)) for result in results]
-    if tensors[0].dtype is torch.int16:
-        # The bits of bfloat16, which NumPy does not have.
-        return tuple([tensor.view(torch.bfloat16) for tensor in tensors])
-    return tuple(tensors)
+    # int16 are the bits of bfloat16, which NumPy does not have.
+    return tuple([t.view(torch.bfloat16) if t.dtype is torch.int16 else t for t in tensors])
 
 
 def as_array(value: Tensor | float | None) -> Any:
@@ -74,9 +77,24 @@ def as_array(value: Tensor | float | None) -> Any:
     if value is None or type(value) is float or not isinstance(value, Tensor):
         return value
     if value.dtype is torch.bfloat16:
-        return value.detach().resolve_neg().view(torch.int16).numpy().view(kernel.BFloat16Bits)
+        return value.resolve_neg().view(torch.int16).numpy(force=True).view(kernel.BFloat16Bits)
     # Asked by force, `numpy` detaches.
     return value.numpy(force=True)
+
+
+def _as_coefficient(value: Tensor | float | None) -> Any:
+    # The number of a tensor without dimensions is had in a fifth of the time.
+    if isinstance(value, Tensor) and not value.dim() and value.is_floating_point():
+        return value.item()
+    return as_array(value)
+
+
+def as_tensor(value: Tensor | float, logits: Tensor) -> Tensor:
+    """What an operator takes."""
+    if isinstance(value, Tensor):
+        return value
+    # A product, for Dynamo compiles anew for every number that a constructor is given.
+    return logits.new_ones(()) * value
 
 
 def by_formula(
@@ -99,6 +117,11 @@ def by_formula(
 
 def total(values: Tensor) -> Tensor:
     return values.sum(dtype=accumulator(values))
+
+
+def working(dtype: torch.dtype) -> torch.dtype:
+    """What is computed in: half precision in float32."""
+    return torch.float32 if dtype in HALF else dtype
 
 
 def accumulator(values: Tensor) -> torch.dtype:

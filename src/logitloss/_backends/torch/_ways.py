@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from array_api_compat import torch as xp
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from logitloss._backends.torch import _rules
-from logitloss._backends.torch._operator import by_operator
+from logitloss._backends.torch._operator import by_operator, step
 from logitloss._backends.torch._private import (
     forward_mode_of_transformations,
     is_batched,
@@ -22,8 +23,16 @@ from logitloss._backends.torch._private import (
 )
 from logitloss._backends.torch._reduced import reduced_by
 from logitloss._backends.torch._rules import Way
-from logitloss._backends.torch._values import HALF, as_array, by_formula, by_kernel, is_readable
+from logitloss._backends.torch._values import (
+    HALF,
+    as_array,
+    as_tensor,
+    by_formula,
+    by_kernel,
+    is_readable,
+)
 from logitloss._call import LOSS, VALUE_AND_GRAD
+from logitloss._reductions import masked
 
 
 def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = False) -> Way:
@@ -45,9 +54,13 @@ def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = Fal
             raise NotImplementedError("a transformation of torch.func inside torch.compile")
         # On the CPU the kernel outruns what Inductor makes of the formula; elsewhere Inductor fuses
         # the formula with its surroundings. But an export drops the rules of a Function.
-        if readable or torch.compiler.is_exporting():
+        if torch.compiler.is_exporting():
             return by_operator
-        return by_formula if is_inside else by_traceable_function
+        if not readable:
+            return by_formula if is_inside else by_traceable_function
+        recorded = [t for t in tensors if torch.is_grad_enabled() and t.requires_grad]
+        only_logits = len(recorded) == 1 and recorded[0] is operands[1]
+        return by_compiled_step if only_logits and orders == LOSS else by_operator
     # Only the weight can be batched, by a gradient or tangent that multiplies it.
     readable = readable and not is_batched(tensors[-1])
     if is_transformed() and not is_inside:
@@ -203,6 +216,48 @@ def by_step(
 ) -> tuple[Tensor, ...]:
     # In a tuple, so that autograd looks at nothing but the logits.
     return (_apply_step(logits, (labels, pos_weight, weight, reduction)),)
+
+
+class _CompiledStep(Function):
+    """The same in compiled graphs, whose compiler fuses the multiplication with what follows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        labels: Tensor,
+        logits: Tensor,
+        pos_weight: Tensor,
+        weight: Tensor | None,
+        reduction: str,
+    ) -> Tensor:
+        value, gradient = step(labels, logits, pos_weight, weight, reduction)
+        ctx.save_for_backward(gradient)
+        ctx.is_reduced, ctx.dtype = reduction != "none", logits.dtype
+        result: Tensor = value
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        scale = scale.to(gradient.dtype)
+        product = gradient * scale if ctx.is_reduced else masked(gradient, scale, xp)
+        return None, product.to(ctx.dtype), None, None, None
+
+
+def by_compiled_step(
+    labels: Tensor,
+    logits: Tensor,
+    pos_weight: Any,
+    weight: Any,
+    orders: tuple[int, ...],
+    reduction: str,
+) -> tuple[Tensor, ...]:
+    def alias(value: Any) -> Any:
+        # Dynamo takes no tensor twice.
+        return value if value is None else as_tensor(value, logits).detach()
+
+    operands = alias(labels), logits, alias(pos_weight), alias(weight)
+    return (_CompiledStep.apply(*operands, reduction),)  # type: ignore[no-untyped-call]
 
 
 by_function: Way = _Function.apply
