@@ -1,7 +1,7 @@
-"""Read what is no array yet, and lose nothing on the way.
+"""Read what is not an array yet, and lose nothing on the way.
 
-`np.asarray` drops masks and units without a word, and the numbers under a mask go into the loss. Of
-columns with missing values it makes objects.
+`np.asarray` silently drops masks and units, and the numbers under a mask would count in the loss.
+It turns columns with missing values into objects.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from logitloss._libraries import is_array
 
 _SCALARS = (bool, int, float, complex, str, bytes, np.generic, type(None))
 _REAL = (bool, int, float, np.bool_, np.integer, np.floating)
-# By name, since neither pandas nor polars is imported for it.
+# Compared by name, so that neither pandas nor polars is imported.
 _MISSING = {"NoneType", "NAType"}
 
 
 def read(argument: str, value: Any) -> Any:
-    """`value` in a form that NumPy reads as it is meant; TypeError if a mask or unit would be lost.
+    """`value` in a form that NumPy reads correctly; TypeError if a mask or unit would be lost.
 
     Arrays are left alone, whatever their library.
     """
@@ -53,14 +53,14 @@ def refuse_mask_and_unit(argument: str, value: Any) -> None:
 
 
 def _is_masked(value: Any) -> bool:
-    # An array of Dask shows by its empty sample what its chunks are.
+    # The empty sample of a Dask array shows what its chunks are.
     for array in (value, getattr(value, "_meta", None)):
-        # np.ma is imported on first use: only a subclass of ndarray can be worth it.
+        # Only a subclass of ndarray can be masked. For others importing np.ma would be wasted.
         if isinstance(array, np.ndarray) and type(array) is not np.ndarray:
             if isinstance(array, np.ma.MaskedArray):
                 return True
     mask = _attribute(value, "mask")
-    # netCDF4 calls so whether it masks at all.
+    # In netCDF4 `mask` says whether a variable is masked at all.
     return mask is not None and not isinstance(mask, (bool, np.bool_))
 
 
@@ -74,21 +74,21 @@ def _unit_of(value: Any) -> str:
 
 
 def _attribute(value: Any, name: str) -> Any:
-    """An attribute of an array; not a method, nor a column of a table that is called so."""
+    """An attribute of an array, unless it is a method, or a table's column of that name."""
     is_plain = isinstance(value, np.ndarray) and value.dtype.names is None
     found = getattr(value, name, None) if is_plain or hasattr(type(value), name) else None
     return None if callable(found) else found
 
 
 def _read_object(argument: str, value: Any) -> Any:
-    # `__array__` may drop what still shows in a slice, or in what xarray is wrapped around.
+    # `__array__` may drop a mask that a slice, or the array inside an xarray object, still shows.
     refuse_mask_and_unit(argument, _nothing_of(value))
     if hasattr(type(value), "dims"):
         refuse_mask_and_unit(argument, _attribute(value, "data"))
     try:
         array = np.asanyarray(value)
     except (TypeError, ValueError):
-        # Whoever reads it next gets the same error, and can say more.
+        # The next reader gets the same error, and can explain it better.
         return value
     refuse_mask_and_unit(argument, array)
     return _numbers(array) if array.dtype == object else np.asarray(array)
@@ -99,7 +99,7 @@ def _nothing_of(value: Any) -> Any:
     try:
         return value[:0]
     except Exception:
-        # Of no dimensions, or not sliced at all: each library has its own error for it.
+        # It has no dimensions or cannot be sliced. Each library raises its own error.
         return None
 
 

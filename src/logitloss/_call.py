@@ -18,7 +18,7 @@ from logitloss._kernel import kernel
 from logitloss._libraries import as_lazy_array, is_array, library_of, namespace_of, placement
 from logitloss._reductions import REDUCTIONS
 
-# The operations: the derivatives by the logits that each returns, by their orders.
+# The operations: the orders of the derivatives by the logits that each returns.
 LOSS = (0,)
 VALUE_AND_GRAD = (0, 1)
 GRAD_AND_HESS = (1, 2)
@@ -27,13 +27,13 @@ _COEFFICIENTS = ("pos_weight", "weight")
 
 
 class Call(NamedTuple):
-    """What is to be computed, and of what: all of it checked, none of it converted.
+    """What to compute, and from what: everything checked, nothing converted.
 
     `labels` and `logits` are arrays of `xp` on one device, of one shape and of whatever real dtypes
     they came in, to which `pos_weight` and `weight`, arrays or floats, broadcast.
     """
 
-    #: Orders of the derivatives by the logits that are wanted: 0 is the loss.
+    #: Orders of the wanted derivatives by the logits: 0 is the loss.
     orders: tuple[int, ...]
     xp: Namespace
     labels: Array
@@ -42,8 +42,8 @@ class Call(NamedTuple):
     weight: Array | float | None
     #: The dtype of the results.
     dtype: Any
-    #: How results of order 0 are reduced, and what those of order 1 are therefore divided by.
-    #: Never "weighted_mean" without a weight: that is "mean".
+    #: How results of order 0 are reduced, which decides the divisor of those of order 1.
+    #: Without a weight, "weighted_mean" is replaced by "mean".
     reduction: str = "none"
     #: Where to write each result, or None.
     outs: tuple[Array, ...] | None = None
@@ -60,7 +60,7 @@ def check(
     out: object = None,
     name: object = None,
 ) -> Call:
-    """Make a call of what was passed, or say what is wrong with it."""
+    """Make a call from the arguments, or raise an error that says what is wrong with them."""
     reduction = _checked_reduction(reduction)
     if not (name is None or isinstance(name, str)):
         raise TypeError(f"`name` must be a string or None; got {_kind_of(name)}.")
@@ -85,7 +85,7 @@ def check(
 
 
 def finish(call: Call, reduction: str, out: object, name: str | None) -> Call:
-    """The call with what is not an argument of the formula."""
+    """Complete the call with what is not an argument of the formula."""
     if reduction == "weighted_mean" and call.weight is None:
         reduction = "mean"
     call = call._replace(reduction=reduction, name=name)
@@ -106,7 +106,7 @@ def refuse_shared_outs() -> None:
 
 
 def resolve_targets(labels: object, targets: object) -> object:
-    """The labels of the TF 1.x call, which may come under either name."""
+    """The labels of a TensorFlow 1 call, which may have either name."""
     if targets is None:
         return labels
     if labels is not None:
@@ -166,7 +166,7 @@ def _check_has_device(argument: str, array: Array, library: str) -> None:
     try:
         device_of(array)
     except AttributeError:
-        # MLX, the only one so far, has an `__array_namespace__` that is not the standard's either.
+        # MLX is the only one so far. Its `__array_namespace__` is not the standard's either.
         raise TypeError(
             f"`{argument}` must be an array that follows the array API standard; got one of "
             f"{library}, which does not: pass numpy.asarray({argument})."
@@ -189,7 +189,7 @@ def _common_device(arrays: dict[str, Array], xp: Namespace) -> Any:
 
 
 def _as_arrays(labels: object, logits: object, xp: Namespace, device: Any) -> tuple[Array, Array]:
-    """`labels` and `logits` as arrays; a number among them follows the other, which goes first."""
+    """`labels` and `logits` as arrays. A number is converted after the other, and follows it."""
     if _is_python_number(labels) and not _is_python_number(logits):
         logits = _as_array("logits", logits, xp, device)
         return _as_array("labels", labels, xp, device, like=logits), logits
@@ -208,7 +208,7 @@ def _as_array(
     if _is_python_number(value) and like is not None and _is_floating(like.dtype, xp):
         dtype = like.dtype
     elif isinstance(value, (bool, int, float, list, tuple)) and array.dtype == np.float64:
-        # Python's numbers have no dtype of their own, so they take the default of the namespace.
+        # Python's numbers have no dtype, so they take the default of the namespace.
         dtype = _default_float(xp)
     if is_numpy_namespace(xp):
         return array if dtype is None else array.astype(dtype)
@@ -216,11 +216,11 @@ def _as_array(
 
 
 def _as_numpy(argument: str, value: object) -> np.ndarray[Any, Any]:
-    """Anything `np.asarray` takes; a subclass of ndarray is read as the plain array it holds."""
+    """Read anything that `np.asarray` takes. A subclass of ndarray becomes a plain array."""
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
-        # A subclass of a library's own may be made of anything else than a message.
+        # The constructor of a library's own subclass may not take a message.
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"`{argument}` must be an array of numbers; got {error}.") from error
     _check_dtype(argument, array.dtype, np)
@@ -243,7 +243,7 @@ def _check_dtype(argument: str, dtype: Any, xp: Namespace) -> None:
 
 def _is_floating(dtype: Any, xp: Namespace) -> bool:
     if isinstance(dtype, np.dtype):
-        # np.isdtype knows nothing of bfloat16, which ml_dtypes registers with NumPy.
+        # np.isdtype does not know bfloat16, which ml_dtypes registers with NumPy.
         return dtype.kind == "f" or dtype.name == "bfloat16"
     # No library promotes the 8-bit formats.
     return xp.isdtype(dtype, "real floating") and "float8" not in str(dtype)
@@ -260,7 +260,7 @@ def _default_float(xp: Namespace) -> Any:
 
 
 def _result_dtype(labels: Array, logits: Array, xp: Namespace) -> Any:
-    """The promotion of the floating dtypes, where integer logits count as the default one."""
+    """The promotion of the floating dtypes. Integer logits count as the default floating dtype."""
     dtypes = [logits.dtype if _is_floating(logits.dtype, xp) else _default_float(xp)]
     if _is_floating(labels.dtype, xp):
         dtypes.append(labels.dtype)
@@ -284,12 +284,12 @@ def _check_same_shape(labels: Array, logits: Array) -> None:
 
 
 def _known_shape(array: Array) -> tuple[Any, ...] | None:
-    # A tensor in a graph of TensorFlow may not even know its number of axes.
+    # A tensor in a TensorFlow graph may not even know its number of axes.
     return None if getattr(array.shape, "rank", 0) is None else tuple(array.shape)
 
 
 def _same_size(first: Any, second: Any) -> bool:
-    # A lazy library gives None or NaN for a size it does not know yet.
+    # A lazy library gives None or NaN for a size that it does not know yet.
     unknown = first is None or second is None or first != first or second != second
     return bool(unknown or first == second)
 
@@ -319,13 +319,13 @@ def _coefficient(
 
 
 def _converted(argument: str, value: object, xp: Namespace, device: Any, dtype: Any) -> Array:
-    """A coefficient of NumPy's, or one that NumPy reads, as an array of `xp`."""
+    """A coefficient that NumPy can read, as an array of `xp`."""
     try:
         array = _as_numpy(argument, value)
     except TypeError:
         if not _holds_array(value):
             raise
-        # Numbers that JAX traces, or that lie on another device, are none for NumPy.
+        # NumPy cannot read numbers that JAX traces, or that are on another device.
         return xp.asarray(value, dtype=dtype, device=device)
     # float64 holds every NumPy dtype that other libraries refuse; `dtype` is what they have
     return xp.asarray(array.astype(np.float64, order="C"), dtype=dtype, device=device)
@@ -397,7 +397,7 @@ def _check_out(argument: str, out: object, call: Call, order: int) -> None:
 
 
 def share_memory(first: Array, second: Array) -> bool:
-    # The exact question is NP-hard: past the bound on work, overlap is presumed.
+    # The exact question is NP-hard. Beyond this bound on work, overlap is assumed.
     return isinstance(first, np.ndarray) and np.may_share_memory(
         first,
         second,

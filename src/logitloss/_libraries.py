@@ -1,4 +1,4 @@
-"""What is known of each array library: one row, and nowhere else.
+"""What is known about each array library: one row each, and nowhere else.
 
 A library without a row is computed by the formula, which asks for nothing beyond the array API.
 """
@@ -22,12 +22,12 @@ class Library(NamedTuple):
     name: str
     #: Module of `logitloss._backends` that computes its calls.
     backend: str = "generic"
-    #: Whether a result can be written into an array of the caller's.
+    #: Whether a result can be written into the caller's array.
     writable: bool = True
     #: Whether NumPy arrays may stand beside its own as labels or logits.
     takes_numpy: bool = False
-    #: Whether a new array has to be told the device of the others. The rest place it themselves:
-    #: in JAX it has to stay free to follow a sharded one.
+    #: Whether a new array must be created on the device of the others. Other libraries place it
+    #: themselves; in JAX it must stay free to follow a sharded one.
     has_devices: bool = True
 
 
@@ -36,7 +36,7 @@ _ROWS = (
     Library("torch", backend="torch"),
     Library("jax", backend="jax", writable=False, takes_numpy=True, has_devices=False),
     Library("dask", backend="dask", writable=False, takes_numpy=True, has_devices=False),
-    # It puts its tensors where it wants them by itself.
+    # TensorFlow places its tensors itself.
     Library(
         "tensorflow", backend="tensorflow", writable=False, takes_numpy=True, has_devices=False
     ),
@@ -47,14 +47,14 @@ _BY_NAME = {row.name: row for row in _ROWS}
 
 @cache
 def library_of(xp: Namespace) -> Library:
-    """The library of a namespace, be it the library's own, array-api-compat's or ours."""
+    """The library of a namespace: the library's own, array-api-compat's or ours."""
     name = xp.__name__.removeprefix("array_api_compat.").removeprefix("logitloss._backends.")
     name = name.partition(".")[0]
     return _BY_NAME.get(name) or Library(name)
 
 
 def load_backend(library: Library) -> Any:
-    """The module that computes this library's calls, imported at the first of them."""
+    """The module that computes this library's calls, imported at the first call."""
     return importlib.import_module(f"logitloss._backends.{library.backend}")
 
 
@@ -103,7 +103,7 @@ def is_of_tensorflow(value: object) -> bool:
         return False
     if isinstance(value, (list, tuple)):
         return any(map(is_of_tensorflow, value))
-    # What Keras calls a variable is none of TensorFlow's classes.
+    # A variable of Keras is not of a TensorFlow class.
     return hasattr(type(value), "__tf_tensor__") or isinstance(
         value, (tf.Variable, tf.RaggedTensor, tf.SparseTensor, tf.IndexedSlices)
     )

@@ -12,7 +12,7 @@ from logitloss._libraries import placement
 
 REDUCTIONS = ("none", "sum", "mean", "weighted_mean")
 
-#: The sum of the losses in the dtype that it is accumulated in, for adding up the parts of a whole.
+#: The sum of the losses in the dtype in which it is accumulated, to add up the parts of a whole.
 TOTAL = "total"
 
 
@@ -65,14 +65,14 @@ def reduce_gradient(
 
 
 def divisor(reduction: str, logits: Array, weight: Array | None, xp: Namespace) -> Array | float:
-    """What the sum of the weighted losses is divided by: a number where it is known beforehand."""
+    """The divisor of the sum of the weighted losses: a number if it is known beforehand."""
     if reduction in ("none", "sum", TOTAL):
         return 1.0
     size = size_of(logits)
     if reduction == "weighted_mean" and weight is not None:
         given = size_of(weight)
         if size is None or given is None:
-            # A library that has no size yet cannot tell how often a weight is repeated.
+            # A library that does not know a size yet cannot tell how often a weight is repeated.
             return total(weight * xp.ones_like(logits), xp)
         return total(weight, xp) * (size / given if given else 1.0)
     return total(xp.ones_like(logits), xp) if size is None else float(size)
@@ -87,11 +87,11 @@ def total(values: Array, xp: Namespace) -> Array:
 
 
 def accumulator(values: Array, xp: Namespace) -> Any:
-    """float64, or longdouble for itself, where the device of `values` has it."""
+    """float64 if the device of `values` has it, and longdouble for longdouble."""
     available = xp.__array_namespace_info__().dtypes(
         device=placement(values, xp), kind="real floating"
     )
-    # Compared, not promoted: JAX may be set to refuse promotions.
+    # Compared instead of promoted, because JAX may be set to refuse promotions.
     is_longer = values.dtype == getattr(xp, "longdouble", xp.float64)
     return xp.float64 if "float64" in available and not is_longer else values.dtype
 

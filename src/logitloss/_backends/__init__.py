@@ -1,4 +1,4 @@
-"""How each array library computes a call: a module has one function, `compute`."""
+"""How each array library computes a call: each module has one function, `compute`."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ def compute(
     results: tuple[Array, ...]
     if is_tensor(logits):
         torch = _torch or _load_torch()
-        # It knows tensors alone, which takes a tenth of the time and leaves Dynamo nothing to
-        # trip over.
+        # This check is for tensors alone. It takes a tenth of the time, and Dynamo can trace it.
         call = torch.describe(orders, labels, logits, pos_weight, weight, reduction, out, name)
         if call is not None:
             results = torch.compute(call)

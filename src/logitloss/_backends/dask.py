@@ -1,4 +1,4 @@
-"""Dask arrays: every chunk is computed by the library it belongs to, when Dask gets there."""
+"""Dask arrays: each chunk is computed by its own library, when Dask gets to it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from logitloss._libraries import library_of, load_backend
 from logitloss._threads import one_thread
 
 _NAME = "logistic_loss"
-# Of results of each order, where a call has two.
+# Names for the results of each order, if a call has two.
 _NAMES = ("value", "gradient", "hessian")
 
-# How many sums of chunks a task gathers: so many that such tasks are few, and so few that none of
-# them has to wait for all chunks of a large array.
+# How many sums of chunks a task gathers: enough to keep such tasks few, and not so many that one of
+# them waits for all chunks of a large array.
 _GATHERED = 64
 
 
@@ -66,7 +66,7 @@ def compute(call: Call) -> tuple[Array, ...]:
         meta=number,
     )
     value = _blockwise(_value, names[0], number, whole, like=number)
-    # A gradient need not wait for the other chunks where the divisor is known.
+    # If the divisor is known, a gradient need not wait for the other chunks.
     by, masked = (whole, call.weight) if divisor is None else (Sum(math.nan, divisor), None)
     return value, *(
         _blockwise(_divided, name, _meta(call), gradient, by, masked, result_dtype=call.dtype)
@@ -75,7 +75,7 @@ def compute(call: Call) -> tuple[Array, ...]:
 
 
 def _known_divisor(call: Call) -> float | None:
-    """What the sum is divided by, where that does not depend on the data."""
+    """The divisor of the sum, if it does not depend on the data."""
     if call.reduction == "weighted_mean" or (
         call.reduction == "mean" and size_of(call.logits) is None
     ):
@@ -120,7 +120,7 @@ def _meta(call: Call, ndim: int | None = None) -> Array:
 
 # The tasks.
 
-# They run outside the np.errstate of the call that made them.
+# Tasks run outside the np.errstate of the call that made them.
 _silently = np.errstate(all="ignore")
 
 
@@ -152,17 +152,17 @@ def _computed(
 ) -> tuple[Any, ...]:
     labels, logits, pos_weight, weight = arguments
     results: tuple[Any, ...] | None = None
-    # Dask runs as many tasks as there are processors: threads within them would only compete.
+    # Dask runs as many tasks as there are processors, so threads within them would only compete.
     with one_thread():
         if type(logits) is np.ndarray and logits.dtype.itemsize >= 4:
-            # The shortest way. The kernel leaves what has to be converted or refused.
+            # The shortest way. The kernel returns None if something has to be converted or refused.
             results = kernel.compute(
                 orders, labels, logits, pos_weight, weight, reduction, None, is_checked=True
             )
         if results is None:
             call = check(orders, labels, logits, pos_weight, weight)._replace(reduction=reduction)
             if reduction == _reductions.TOTAL and call.dtype.itemsize < 4:
-                # Half precision is rounded once, when a gradient has been divided.
+                # Half precision is rounded once, after a gradient has been divided.
                 call = generic.cast(call)
             results = load_backend(library_of(call.xp)).compute(call)
     return results

@@ -29,7 +29,7 @@ def compute(call: Call) -> tuple[Array, ...]:
 
 
 def cast(call: Call) -> Call:
-    """Make every argument an array of the dtype that the formula is computed in."""
+    """Make every argument an array of the dtype in which the formula is computed."""
     return call._replace(
         labels=_cast(call.labels, call),
         logits=_cast(call.logits, call),

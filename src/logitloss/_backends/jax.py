@@ -35,7 +35,7 @@ def compute(call: Call) -> Arrays:
     return results
 
 
-# Compiled for callers who do not compile: operation by operation each would be a pass of its own.
+# Compiled for callers who do not compile. Uncompiled, each operation would be a pass of its own.
 @functools.partial(jax.jit, static_argnums=(4, 5, 6))
 def _compiled(
     labels: Array,
@@ -55,7 +55,7 @@ def _compiled(
         return value.astype(dtype).astype(held)
 
     def coefficient(value: Array | float) -> Array:
-        # A number, or as many axes as the logits have: JAX may be set to add none by itself.
+        # A number, or as many axes as the logits have, because JAX may be set to add none itself.
         value = readable(jnp.asarray(value))
         missing = logits.ndim - value.ndim if value.ndim else 0
         return jnp.expand_dims(value, tuple(range(missing)))
@@ -115,7 +115,7 @@ def _computed_jvp(
     if reduction == "none":
         return _elementwise_jvp(orders, dtypes, primals, changes)
     if orders == (0,) and list(changes) == [1]:
-        # A step of training: one call gives the loss and its gradient.
+        # In a training step one call gives the loss and its gradient.
         work = _working(_promoted(*primals[:2]))
         value, gradient = _computed((0, 1), reduction, (*dtypes, work), *primals)
         products = gradient * changes[1].astype(work)
@@ -155,7 +155,7 @@ def _elementwise_jvp(
         return _computed((order,), "none", (work,), *arguments)[0]
 
     def full(value: float) -> Array:
-        # A number will do.
+        # A number is enough.
         return jnp.asarray(value, dtype)
 
     wide_logits = logits.astype(work)
@@ -199,7 +199,7 @@ def _by_parts(
     reduction: str,
     dtypes: tuple[Any, ...],
 ) -> Arrays:
-    """The same element by element, then reduced by XLA."""
+    """The same, computed element by element and reduced by XLA."""
     dtype = _promoted(labels, logits)
     wide = (_working(dtype),) * len(orders)
     results = _computed(orders, "none", wide, labels, logits, pos_weight, weight)
@@ -218,7 +218,7 @@ def _reduced(
     if isinstance(logits.size, int) or reduction == "sum":
         divisor = _reductions.divisor(reduction, logits, weight, jnp)
     elif reduction == "mean" or weight is None:
-        # A program that is exported may leave the size open.
+        # An exported program may leave the size open.
         divisor = jnp.asarray(logits.size, _reductions.accumulator(logits, jnp))
     else:
         divisor = _reductions.total(weight * jnp.ones_like(logits), jnp)
@@ -360,18 +360,18 @@ mlir.register_lowering(_primitive, mlir.lower_fun(_by_formula, multiple_results=
 mlir.register_lowering(_primitive, _lowered, platform="cpu")
 
 
-# What JAX keeps to itself, or has not always had, is asked here alone.
+# Everything that is private to JAX, or that older versions lack, is used only below.
 
 
 def _is_sharded(array: Array) -> bool:
     """Whether this may be a part of an array, or one of which several devices hold parts."""
-    # Before there was jax.shard_map, its predecessor did not show in the types of arrays.
+    # The predecessor of jax.shard_map did not show in the types of arrays.
     return not hasattr(jax, "shard_map") or not jax.typeof(array).sharding.mesh.empty
 
 
 def _is_for_one_cpu(module: Any) -> bool:
-    # An exported program may run where there is no kernel, and between devices the compiler can
-    # divide only what it sees into.
+    # An exported program may run where there is no kernel. The compiler can divide among devices
+    # only what it can see into.
     is_exported = getattr(getattr(module, "lowering_parameters", None), "for_export", True)
     devices = getattr(getattr(module, "axis_context", None), "num_devices", None)
     return not is_exported and devices == 1

@@ -15,7 +15,7 @@ from logitloss._kernel import kernel
 
 
 def initialize() -> None:
-    # Whoever uses JAX without logitloss must not notice a failure.
+    # Programs that use JAX without logitloss must not notice a failure.
     try:
         if _takes_our_interface(Path(jax.ffi.include_dir())):
             jax.ffi.register_ffi_target("logitloss", kernel.xla_handler(), platform="cpu")

@@ -29,6 +29,6 @@ def compute(call: Call) -> tuple[Any, ...]:
         is_checked=True,
     )
     if results is None:
-        # For long double there is no kernel.
+        # There is no kernel for long double.
         return generic.compute(call)
     return results if outs is None else outs

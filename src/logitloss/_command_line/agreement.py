@@ -1,4 +1,4 @@
-"""Whether the sources fit together, said in the command line's own terms."""
+"""Whether the sources fit together, in the terms of the command line."""
 
 import itertools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Numbers that can be computed with but cannot be meant: labels of 7, a weight of NaN."""
+"""Numbers that can be computed with, but are surely mistakes: labels of 7, a weight of NaN."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from logitloss._command_line.inputs import Inputs, Part
 
 
 class _Rule(NamedTuple):
-    # NaN keeps no rule.
+    # NaN satisfies no rule.
     holds: Callable[[Any], Any]
     noun: str
     # What numbers are that break it.

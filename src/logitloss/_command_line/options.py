@@ -49,7 +49,7 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
         "CSV files, in constant memory.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        # argparse's own --help passes over an output that cannot be written.
+        # argparse's own --help ignores an output that cannot be written.
         add_help=False,
     )
     _add_inputs(parser.add_argument)
@@ -181,7 +181,7 @@ def _add_about(parser: "_Parser") -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Complaints in one line, unknown options with the one that may have been meant."""
+    """Errors in one line. For an unknown option, the one that was probably meant."""
 
     def __init__(self, **settings: Any) -> None:
         self.actions: list[argparse.Action] = []

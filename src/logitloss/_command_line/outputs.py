@@ -69,7 +69,7 @@ def is_path_of_each_class(path: Path) -> bool:
 
 
 def path_of_class(path: Path, name: str) -> Path:
-    """Put the name of a class into a path, but for what cannot be part of a file's name."""
+    """Put the name of a class into a path, without what cannot be part of a file's name."""
     return path.with_name(path.name.replace(_CLASS, re.sub(r"[^\w.+-]+", "_", name)))
 
 

@@ -43,7 +43,7 @@ def open_plots(path: Path, inputs: Inputs) -> Iterator[Plot]:
 
 
 def _title(sources: Mapping[str, Any], reduction: str, row: Mapping[str, Any]) -> str:
-    """What was scored, how, and what came of it."""
+    """What was scored, how, and the result."""
     pos_weight, weight = sources["pos_weight"], sources["weight"]
     scored = f"{_short(sources['labels'])} and {_short(sources['logits'])}"
     if "class" in row:

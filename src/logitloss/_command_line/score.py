@@ -30,7 +30,7 @@ class Pass(Protocol):
     def add(self, part: Part, loss: Array) -> None: ...
 
 
-# Sums of infinities and means of nothing are results here, as they are in the library.
+# Sums of infinities and means of nothing are results here, as in the library.
 @np.errstate(all="ignore")
 def score(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Do what the options say; return the report, and doubts about the numbers."""
@@ -133,7 +133,7 @@ def _losses(
     inputs: Inputs, reduction: str, loss_out: ArrayOutput | None, grad_out: ArrayOutput | None
 ) -> Iterator[tuple[Part, Array]]:
     """Each part with its losses, which have been written, and so has the gradient."""
-    # Gradients are divided as they pass, so the sum of weights has to be known before.
+    # Gradients are divided as they pass, so the sum of weights must be known before.
     divisor = None if grad_out is None else _divisor(inputs, reduction)
     for part in inputs.parts():
         arguments = (part.labels, part.logits, part.pos_weight)
@@ -141,7 +141,7 @@ def _losses(
             loss = logitloss.weighted_cross_entropy_with_logits(*arguments, weight=part.weight)
         else:
             loss, gradient = logitloss.value_and_grad(*arguments, weight=part.weight)
-            # NumPy's number, because the divisor may be beyond the range of the gradient.
+            # A NumPy number, because the divisor may be beyond the range of the gradient.
             quotient = gradient / np.float64(divisor or math.nan)
             if part.weight is not None:
                 # Zero stays zero where other weights are NaN or cancel.

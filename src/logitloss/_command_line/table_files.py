@@ -18,12 +18,12 @@ _NULLS = ["", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "None"]
 # How much of a column of a row group is in memory at a time; otherwise it is the whole.
 _BUFFER_BYTES = 2**20
 
-# How much of a CSV file is parsed at a time. A row must fit, so blocks grow as far as this.
+# How much of a CSV file is parsed at a time. A row must fit, so blocks grow up to this size.
 _BLOCK_BYTES = 2**20
 _MOST_BLOCK_BYTES = 2**26
 
 
-# Put after a text file when its rows are counted: where a quote was left open, it is not found.
+# Appended to a text file when its rows are counted. If a quote was left open, it is not found.
 _LAST_ROW = "the end that logitloss looks for"
 
 
@@ -188,7 +188,7 @@ class _Completed:
         self._rest: bytes | None = None
 
     def read(self, size: int) -> bytes:
-        # Never less than was asked for, because pyarrow wants a whole header at once.
+        # Never less than was asked for, because pyarrow needs a whole header at once.
         pieces: list[bytes] = []
         while size > 0 and (piece := self._next(size)):
             pieces.append(piece)

@@ -113,7 +113,7 @@ class Table:
         """Batches with these rows. They follow those read before, are the same or the first."""
         if (start, stop) == self._held_rows and self._held:
             return self._held
-        # Otherwise they stay in memory beside those that take their place.
+        # Otherwise the old ones stay in memory beside the new ones.
         self._held = []
         if start != self._position or self._batches is None:
             assert start == 0
@@ -181,7 +181,7 @@ class Columns:
         return self._spread(columns, block, self.dtype)
 
     def refuse_nulls(self, block: Block, kept: Array | bool = True) -> None:
-        """Refuse nulls in a block that was read, but for places that are not kept."""
+        """Refuse nulls in a block that was read, except in places that are not kept."""
         rows = block[0]
         nulls = [self._table.nulls(name, rows.start, rows.stop) for name in self.names]
         if not any(column.any() for column in nulls):

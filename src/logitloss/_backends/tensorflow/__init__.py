@@ -65,12 +65,12 @@ def describe(
 def _is_coefficient(value: Any, logits: Tensor) -> bool:
     if type(value) is float or (type(value) is int and abs(value) <= 2**53):
         return True
-    # Of other shapes, `check` has more to say.
+    # `check` handles other shapes, and words the errors.
     return is_eager(value) and value.dtype in _READABLE and value.shape in ((), logits.shape[-1:])
 
 
 def _as_tensor(argument: str, value: Any, beside: Any = None) -> Any:
-    """What is TensorFlow's as a tensor; anything else as it is.
+    """A tensor for anything of TensorFlow's; everything else unchanged.
 
     A list takes the dtype of the tensor `beside` it, as in TensorFlow's own functions.
     """
@@ -98,7 +98,7 @@ def _compute_eagerly(call: Call) -> Results:
     operands = [call.labels, call.logits, call.pos_weight, call.weight]
     tensors = [operand for operand in operands if isinstance(operand, tf.Tensor)]
     if not is_readable(tensors):
-        # Beside the logits, where TensorFlow would not put all of the operations by itself.
+        # On the device of the logits. TensorFlow itself would not put all operations there.
         with tf.device(call.logits.device):
             return _compute(call)
     followed = followed_among(operands)

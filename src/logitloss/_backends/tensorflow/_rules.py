@@ -103,9 +103,9 @@ def _slope(operands: Sequence[Any], position: int, order: int, scale: Tensor) ->
     def derivative(order: int, z: Any, x: Any, q: Any, w: Any) -> Tensor:
         return derivatives(z, x, q, w, (order,), "none")[0]
 
-    # A number will do for an array of one value.
+    # A number is enough for an array of one value.
     rules = _formula.slopes(derivative, order, labels, logits, pos_weight, weight, float, xp)
-    # That of a total comes in the dtype of the sum.
+    # The factor of a total has the dtype of the sum.
     scale = tf.cast(scale, logits.dtype)
     if position != _WEIGHT and weight is not None:
         scale = scale * xp.asarray(weight, logits.dtype)
@@ -116,7 +116,7 @@ _WEIGHT = 3
 
 
 def _summed_to(operand: Tensor, slope: Tensor) -> Tensor:
-    """The sum of `slope` over what a coefficient was repeated along."""
+    """The sum of `slope` over the axes along which a coefficient was repeated."""
     if operand.shape.is_fully_defined() and operand.shape == slope.shape:
         return slope
     shape = tf.shape(operand)

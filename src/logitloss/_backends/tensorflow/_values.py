@@ -25,7 +25,7 @@ from logitloss._reductions import TOTAL, total
 Results: TypeAlias = tuple[Tensor, ...]
 
 _HOST = "device:CPU:0"
-# TensorFlow's kernels abort the process where memory that comes by DLPack is aligned to less.
+# TensorFlow's kernels abort the process if memory from DLPack has a smaller alignment.
 _ALIGNMENT = 64
 
 
@@ -66,7 +66,7 @@ def by_kernel(
 
 
 def _with_total(z: Any, x: Any, q: Any, w: Any, orders: tuple[int, ...]) -> Results:
-    """The kernel rounds a total that it writes into memory of the caller's; so it writes none."""
+    """The kernel would round a total that it writes into the caller's memory, so it writes none."""
     rest = tuple([order for order in orders if order])
     outs = tuple([_aligned(x.shape, x.dtype) for _ in rest])
     if rest:
@@ -84,7 +84,7 @@ def _as_array(value: Tensor | float | None) -> Any:
     """The memory of a tensor, without a copy."""
     if value is None or isinstance(value, float):
         return value
-    # Without dimensions, bfloat16 comes as a number, which `np.asarray` refuses.
+    # Without dimensions, bfloat16 arrives as a number, which `np.asarray` refuses.
     return np.asarray(value if value.shape.rank else value.numpy())
 
 
@@ -99,7 +99,7 @@ def _as_tensor(array: np.ndarray[Any, Any]) -> Tensor:
     """A tensor in the memory of an aligned array."""
     if array.dtype.kind == "f" and array.dtype.name != "bfloat16":
         return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-    # NumPy exports none of the dtypes that are not its own.
+    # NumPy exports only its own dtypes.
     bits = tf.experimental.dlpack.from_dlpack(array.view(np.uint16).__dlpack__())
     return tf.bitcast(bits, tf.bfloat16)
 
@@ -183,7 +183,7 @@ def _pieces(labels: Tensor, logits: Tensor, pos_weight: Tensor | float) -> _Piec
 
 
 def _known(value: Tensor | float) -> Any:
-    """The value of a coefficient, if it can be told without waiting for a device."""
+    """The value of a coefficient, if it is known without waiting for a device."""
     if _is_number(value):
         return value
     return None if is_eager(value) else tf.get_static_value(value)

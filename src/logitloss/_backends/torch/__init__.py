@@ -27,7 +27,7 @@ from logitloss._reductions import REDUCTIONS
 
 is_compiling = torch.compiler.is_compiling
 _FLOATING = (*FULL, *HALF)
-# What Dynamo makes tensors of, but cannot trace through the checks.
+# Dynamo turns these into tensors, but cannot trace them through the checks.
 _CONSTANTS = (list, tuple, np.ndarray, np.generic)
 
 
@@ -114,7 +114,7 @@ def _is_coefficient(value: object, logits: Tensor) -> bool:
 
 
 def compute(call: Call) -> tuple[Tensor, ...]:
-    # Entering a range costs as much as a whole call on a small tensor.
+    # Entering a profiler range takes as long as a whole call on a small tensor.
     if torch.compiler.is_compiling() or not is_profiled():
         return _compute(call)
     with torch.profiler.record_function(call.name or "logistic_loss"):
@@ -151,17 +151,17 @@ def _refuse_shared(outs: Sequence[Tensor]) -> None:
 
 
 def _rounded(call: Call) -> Call:
-    """The call with everything rounded that its dtype asks to be rounded."""
+    """The call with everything rounded as its dtype demands."""
     dtype, logits = call.dtype, call.logits
     if not logits.is_floating_point():
         return call._replace(logits=logits.to(dtype))
     if dtype not in HALF:
         if call.labels.dtype in HALF and logits.dtype in HALF:
-            # Neither of the two half precisions holds the other, and the kernel knows no third.
+            # Neither of the two half precisions holds the other, and the kernel has no third.
             return call._replace(labels=call.labels.to(dtype), logits=logits.to(dtype))
         return call
     if call.outs is None and torch.is_autocast_enabled(logits.device.type):
-        # Autocast has torch's own loss among the operations whose results are float32.
+        # Under autocast, the results of torch's own loss are float32.
         return call._replace(dtype=torch.float32, logits=logits.float())
 
     def rounded(value: Any) -> Any:
@@ -177,7 +177,7 @@ def _refuse_recording(tensors: Sequence[Any]) -> None:
         torch.is_grad_enabled()
         and any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors)
     ):
-        # RuntimeError and its wording are those of torch's own functions.
+        # torch's own functions raise the same RuntimeError with the same words.
         raise RuntimeError(
             "`out` must be None where autograd records: functions with out=... arguments "
             "don't support automatic differentiation, but one of the arguments requires grad."

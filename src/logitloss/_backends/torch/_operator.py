@@ -58,7 +58,7 @@ torch.library.impl(_NAME, "default", _compute)
 torch.library.register_fake(_NAME, _shapes)
 torch.library.register_autograd(_NAME, _backward, setup_context=_rules.save)
 torch.library.register_vmap(_NAME, _batch)
-# What an exporter takes that knows no operators but PyTorch's own, that of ONNX for one.
+# For exporters that know only PyTorch's own operators, such as that of ONNX.
 register_decomposition(by_operator)(by_formula)
 
 # The reduced loss and its derivative by the logits, for steps of training in compiled graphs. What

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._decomp import register_decomposition as register_decomposition
 from torch.autograd import Function, forward_ad
 
-# Looked up once: they are asked in every call.
+# Looked up once, because every call needs them.
 _has_transformations = torch._C._are_functorch_transforms_active
 _count_dispatch_modes = torch._C._len_torch_dispatch_stack
 is_jit_traced = torch._C._is_tracing
@@ -39,7 +39,7 @@ def is_traced() -> bool:
 
 # A tensor that outlived its `torch.func.grad` says that it requires a gradient.
 is_left_over: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
-# Of `torch.autograd.grad` with is_grads_batched; its type is Tensor like that of any other.
+# Made by `torch.autograd.grad` with is_grads_batched. Its type is Tensor, like any other.
 is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
 
 

@@ -1,4 +1,4 @@
-"""A whole call by the ways that know no reduction but the total."""
+"""A whole call, by the ways whose only reduction is the total."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def reduced_by(
 def _of_one_dtype(
     labels: Tensor, logits: Tensor, pos_weight: Tensor | float, weight: Tensor | float | None
 ) -> tuple[Any, ...]:
-    """Tensors of the dtype to compute in, but for integer labels: the kernel reads them as such."""
+    """Tensors of the dtype to compute in. The kernel reads integer labels as they are."""
     dtype = torch.promote_types(logits.dtype, torch.float32)
     if labels.is_floating_point():
         dtype = torch.promote_types(dtype, labels.dtype)
@@ -58,6 +58,6 @@ def _of_one_dtype(
 
 
 def _size(logits: Tensor) -> Any:
-    # Counted in a trace of TorchScript, which then holds for other sizes too.
+    # A TorchScript trace records the counting, so that it holds for other sizes too.
     is_counted = not torch.compiler.is_compiling() and is_jit_traced()
     return total(torch.ones_like(logits)) if is_counted else logits.numel()

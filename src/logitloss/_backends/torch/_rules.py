@@ -69,7 +69,7 @@ def _slopes(
     def scaled(factor: Tensor | None) -> Tensor | None:
         return factor if factor is None or weight is None else factor * weight
 
-    # That of a total comes in the dtype of the sum.
+    # The factor of a total has the dtype of the sum.
     factors = [factor if factor is None else factor.to(logits.dtype) for factor in factors]
     rules = _formula.slopes(derivative, order, labels, logits, pos_weight, weight, full, xp)
     scales = [*map(scaled, factors[:3]), factors[3]]

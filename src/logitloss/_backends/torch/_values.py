@@ -64,8 +64,8 @@ def by_kernel(
         is_checked=True,
         are_multiplied=are_multiplied,
     )
-    # In memory that NumPy allocated: it keeps small blocks and asks for huge pages, where PyTorch
-    # pays for page faults that cost more than the kernel.
+    # NumPy allocates the memory, because it keeps small blocks and asks for huge pages. PyTorch's
+    # page faults would take longer than the kernel.
     tensors = [torch.from_numpy(np.asarray(result)) for result in results]
     # int16 are the bits of bfloat16, which NumPy does not have.
     return tuple([t.view(torch.bfloat16) if t.dtype is torch.int16 else t for t in tensors])
@@ -73,12 +73,12 @@ def by_kernel(
 
 def as_array(value: Tensor | float | None) -> Any:
     """What the kernel takes: the memory of a tensor, of which only a negated view is copied."""
-    # The types of most, for it takes PyTorch longer to tell what is no tensor than what is one.
+    # The commonest types come first, because PyTorch takes longer to reject what is not a tensor.
     if value is None or type(value) is float or not isinstance(value, Tensor):
         return value
     if value.dtype is torch.bfloat16:
         return value.resolve_neg().view(torch.int16).numpy(force=True).view(kernel.BFloat16Bits)
-    # Asked by force, `numpy` detaches.
+    # `numpy(force=True)` detaches.
     return value.numpy(force=True)
 
 

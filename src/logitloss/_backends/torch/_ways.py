@@ -52,8 +52,9 @@ def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = Fal
             # Dynamo would lose tangents and second derivatives. Now it leaves the call uncompiled,
             # or with fullgraph=True refuses it.
             raise NotImplementedError("a transformation of torch.func inside torch.compile")
-        # On the CPU the kernel outruns what Inductor makes of the formula; elsewhere Inductor fuses
-        # the formula with its surroundings. But an export drops the rules of a Function.
+        # On the CPU the kernel is faster than what Inductor makes of the formula. Elsewhere
+        # Inductor fuses the formula with its surroundings. But an export drops the rules of a
+        # Function.
         if torch.compiler.is_exporting():
             return by_operator
         if not readable:
@@ -87,7 +88,7 @@ def _forward(*inputs: Any) -> tuple[Tensor, ...]:
 
 
 class _TraceableFunction(Function):
-    """What Dynamo takes: a Function without a forward mode."""
+    """For Dynamo: a Function without a forward mode."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
@@ -100,7 +101,7 @@ class _TraceableFunction(Function):
 
 
 class _Function(Function):
-    """Everything that autograd and `torch.func` may ask of derivatives."""
+    """Everything that autograd and `torch.func` may ask for."""
 
     forward = staticmethod(_forward)
     backward = _TraceableFunction.backward
@@ -144,7 +145,7 @@ class _Step(Function):
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, None]:
-        # Given away, so that it may be multiplied in place and become `.grad` without a copy.
+        # Released, so that it can be multiplied in place and become `.grad` without a copy.
         gradient, ctx.gradient = ctx.gradient, []
         labels, logits, pos_weight, weight = ctx.saved_tensors
         pos_weight = ctx.pos_weight if pos_weight is None else pos_weight
@@ -155,7 +156,7 @@ class _Step(Function):
         is_reduced, is_half = ctx.reduction != "none", logits.dtype in HALF
         factor = scale.item() if is_reduced else _common_factor(scale)
         if factor == 1 and gradient:
-            # As from `loss.backward()`: multiplying is another pass over memory.
+            # `loss.backward()` passes 1. Multiplying would be another pass over memory.
             return gradient[0], None
         if not is_reduced and (factor is None or is_half):
             return _gradient(*operands, scale, *gradient), None
@@ -181,15 +182,15 @@ def _gradient(
 
 
 def _common_factor(scale: Tensor) -> float | None:
-    """What every element is multiplied by, if that is one number, and none that masks NaN."""
+    """The number by which all elements are multiplied, if there is one, and it masks no NaN."""
     if any(scale.stride()) or not scale.numel():
         return None
-    # Of an expanded tensor, as the derivative of a sum is.
+    # The derivative of a sum is an expanded tensor.
     return scale.as_strided((), ()).item() or None
 
 
 def _recorded_gradient(operands: Sequence[Any], reduction: str, scale: Tensor) -> Tensor:
-    """The gradient by the logits, from which autograd can go on."""
+    """The gradient by the logits, which autograd can differentiate further."""
     with torch.enable_grad():
         (value,) = reduced_by(by_function, operands, LOSS, reduction)
     gradient: Tensor
