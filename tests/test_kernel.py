@@ -190,6 +190,22 @@ def test_large_logits_beside_it_change_no_bit(dtype: str, as_array: bool) -> Non
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_large_logits_beside_small_coefficients_change_no_bit(dtype: str) -> None:
+    """Sums from the least that is computed in blocks, where a scaled term may be subnormal."""
+    rng = np.random.default_rng(2)
+    size, exponents = 256 * 400, (-51, -49) if dtype == "float32" else (-485, -483)
+    weight = np.exp2(rng.uniform(*exponents, size)).astype(dtype)
+    labels, logits = rng.random(size).astype(dtype), rng.normal(size=size).astype(dtype)
+    alone = [function(labels, logits, 1.0, weight=weight) for function in FUNCTIONS]
+    logits[::256] = 1000
+    for function, expected in zip(FUNCTIONS, alone, strict=True):
+        got = function(labels, logits, 1.0, weight=weight)
+        assert same_bits(
+            *([np.delete(a, np.s_[::256]) for a in results] for results in (got, expected))
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_memory_order_changes_no_bit(dtype: str) -> None:
     labels, logits = (array.reshape(60, 50) for array in values(dtype, 3000))
     pos_weight = np.linspace(0.5, 4, 50).astype(dtype)

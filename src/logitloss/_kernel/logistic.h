@@ -16,19 +16,40 @@
  * ulp of the result, and, where `any_logit`, scaled up by 2^S, because results in
  * the subnormal range must be rounded once, at the very end, after the coefficients
  * have been applied; DOWN = 2^-S undoes the scaling.  Otherwise |x| must be at most
- * ORDINARY_LOGIT, where S = 0 does and gives the same bits.  blocks.c sends
- * coefficients whose sum is outside SUM_MIN .. SUM_MAX elsewhere: within it neither
- * they times 2^-S nor an e 2^S that matters is subnormal.
+ * ORDINARY_LOGIT, where S = 0 does and gives the same bits, and where sigma(-m) 2^S is
+ * more than IN_TAIL.  blocks.c sends coefficients whose sum is outside SUM_MIN .. SUM_MAX
+ * elsewhere: within it neither they times 2^-S nor an e 2^S that matters is subnormal.
  */
-#ifndef LOGITLOSS_LOGISTIC_H
-#define LOGITLOSS_LOGISTIC_H
-
 /* INLINE: a function that is called in a loop keeps it from being vectorised. */
 #include "compiler.h"
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+
+/* cuda.cu, all of which is one file for its compiler, includes this for both types. */
+#undef FABS
+#undef FUSED
+#undef SIGN_BIT
+#undef MANTISSA_BITS
+#undef EXPONENT_BIAS
+#undef ROUND_TO_INTEGER
+#undef SCALE
+#undef DOWN
+#undef SUM_MIN
+#undef SUM_MAX
+#undef ORDINARY_LOGIT
+#undef IN_TAIL
+#undef LOG_CENTRE
+#undef LOG_ORIGIN
+#undef LN2
+#undef LOG2_E
+#undef LN2_HI
+#undef LN2_LO
+#undef EXP_POLYNOMIAL
+#undef LOG_POLYNOMIAL
+#undef FMA
+#undef LAST
 
 /* EXP_POLYNOMIAL is (exp(r) - 1 - r) / r^2 for |r| <= ln(2)/2 and LOG_POLYNOMIAL
  * log1p(e) / e - LOG_CENTRE for t = e - LOG_ORIGIN, 0 <= e <= 1, both in Estrin's order,
@@ -49,6 +70,7 @@ typedef uint32_t UINT;
 #define SUM_MIN 0x1p-51f
 #define SUM_MAX 0x1p51f
 #define ORDINARY_LOGIT 32.0f
+#define IN_TAIL 0x1p25f
 #define LOG_CENTRE 0.875f
 #define LOG_ORIGIN 0.5f
 #define LN2 0x1.62e43p-1f
@@ -84,6 +106,7 @@ typedef uint64_t UINT;
 #define SUM_MIN 0x1p-485
 #define SUM_MAX 0x1p484
 #define ORDINARY_LOGIT 256.0
+#define IN_TAIL 0x1p137
 #define LOG_CENTRE 0.9375
 #define LOG_ORIGIN 0.5
 #define LN2 0x1.62e42fefa39efp-1
@@ -252,8 +275,7 @@ INLINE sigmoid sigmoid_scaled(pair e, expansion at, int any_logit)
  * each of which is formed once, from its own factors, so that neither a small
  * pos_weight nor a label next to 1 is lost in a sum.  With the signs they have in
  * the gradient, negative sigma(x) - positive sigma(-x), `towards` belongs to the
- * term that x favours and `against`, scaled by 2^-S, to the other; `sum` is scaled
- * as well.
+ * term that x favours and `against` to the other; `sum` is scaled by 2^-S.
  */
 typedef struct {
     REAL towards, against, sum;
@@ -263,7 +285,7 @@ INLINE coefficients coefficients_of(REAL x, REAL negative, REAL minus_positive, 
 {
     coefficients c;
     c.towards = x > 0 ? negative : minus_positive;
-    c.against = (x > 0 ? minus_positive : negative) * down(any_logit);
+    c.against = x > 0 ? minus_positive : negative;
     c.sum = (negative - minus_positive) * down(any_logit);
     return c;
 }
@@ -282,10 +304,21 @@ INLINE REAL loss(REAL sum, pair log1p_e, REAL linear)
 }
 
 /* towards sigma(|x|) + against sigma(-|x|): towards - towards s + against s, which at
- * x = 0, where s is 1/2, is rounded but once. */
+ * x = 0, where s is 1/2, is rounded but once.
+ *
+ * The scale is taken off the sigmoid where that leaves a normal number, as it does for every
+ * ordinary logit, and elsewhere off `against`: where a small coefficient lost digits by that,
+ * bits would depend on the logits beside it. */
 INLINE REAL gradient(REAL towards, REAL against, sigmoid s, int any_logit)
 {
-    return FMA(against, s.value, FMA(-towards, s.value * down(any_logit), towards));
+    const REAL unscaled = s.value * down(any_logit);
+    REAL factor = unscaled;
+    if (any_logit) {
+        const int is_in_tail = s.value < IN_TAIL;
+        against *= is_in_tail ? DOWN : 1;
+        factor = is_in_tail ? s.value : unscaled;
+    }
+    return FMA(against, factor, FMA(-towards, unscaled, towards));
 }
 
 /* (negative + positive) sigma(x) sigma(-x) = (negative + positive) (s - s^2), s in
@@ -298,5 +331,3 @@ INLINE REAL hessian(REAL sum, sigmoid s, int any_logit)
     const REAL rest = ((s.correction + s.remainder) * (1 - unscaled)) * slope;
     return sum * (s.estimate + FMA(-unscaled, s.estimate, rest));
 }
-
-#endif
