@@ -4,7 +4,10 @@
 #define LOGITLOSS_COMPILER_H
 
 /* For every address there is: a hint for memory that may not be ours. */
-#if defined(__GNUC__) || defined(__clang__)
+#if defined(__CUDACC_RTC__)
+#define INLINE static __forceinline__
+#define NOINLINE __noinline__
+#elif defined(__GNUC__) || defined(__clang__)
 #define INLINE static inline __attribute__((always_inline))
 #define NOINLINE __attribute__((noinline))
 #define PREFETCH(address, to_write) \
@@ -46,7 +49,7 @@
 
 /* Whether the target has a fused multiply-add: the C library's emulation is many times
  * slower than the multiplication and the addition. */
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(_M_ARM64) \
+#if defined(__FMA__) || defined(__CUDACC_RTC__) || defined(__ARM_FEATURE_FMA) || defined(_M_ARM64) \
     || (defined(__FP_FAST_FMA) && defined(__FP_FAST_FMAF))
 #define HAS_FMA 1
 #else

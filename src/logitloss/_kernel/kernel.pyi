@@ -13,6 +13,10 @@ TARGET: str
 TARGET_IS_FUSED: bool
 AVAILABLE_TARGETS: tuple[str, ...]
 
+TYPES: dict[str, int]
+GRID_THREADS: int
+CONSTANTS: tuple[str, ...]
+
 class BFloat16Bits(np.ndarray[Any, Any]): ...
 
 def set_threads(requested: int) -> None: ...
@@ -41,4 +45,25 @@ def compute(
     is_checked: bool = False,
     are_multiplied: bool = False,
 ) -> tuple[Any, ...] | None: ...
+
+class Launches:
+    count: int
+    scratch: int
+    counts_blocks: bool
+    is_empty: bool
+    def __init__(
+        self,
+        type: int,
+        labels: object,
+        logits: object,
+        pos_weight: object,
+        weight: object,
+        scale: object,
+        reduction: object,
+        results: dict[int, Any],
+        orders: tuple[int, ...],
+    ) -> None: ...
+    def place(self, scratch: int, reduced: int) -> None: ...
+    def __getitem__(self, index: int) -> tuple[bytes, int, int]: ...
+
 def xla_handler() -> object | None: ...

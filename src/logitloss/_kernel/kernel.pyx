@@ -91,6 +91,9 @@ cdef extern from "task.h" nogil:
     logitloss_type logitloss_result_type(
         logitloss_type labels, logitloss_type logits
     ) noexcept
+    bint logitloss_plan_remote(
+        logitloss_task *task, const logitloss_arrays *arrays, logitloss_type type, int orders
+    ) noexcept
     bint logitloss_plan(
         logitloss_task *task, const logitloss_arrays *arrays, logitloss_type type, int orders
     ) noexcept
@@ -135,6 +138,35 @@ cdef extern from "parallel.h" nogil:
 
 cdef extern from "xla.h" nogil:
     void *logitloss_xla_handler(logitloss_run *float32, logitloss_run *float64) noexcept
+
+cdef extern from "grid.h" nogil:
+    enum:
+        LOGITLOSS_GRID_COUNT
+        LOGITLOSS_GRID_THREADS
+
+    ctypedef struct logitloss_grid_task:
+        Py_ssize_t size
+
+    ctypedef struct logitloss_grid_launch:
+        logitloss_grid_task task
+        unsigned int blocks
+        unsigned char constants[LOGITLOSS_GRID_COUNT]
+
+    int logitloss_plan_grid(
+        logitloss_grid_launch *launches,
+        const logitloss_task *task,
+        const logitloss_operand *scale,
+        logitloss_reduction reduction,
+        double divisor,
+        logitloss_type reduced,
+    ) noexcept
+    Py_ssize_t logitloss_grid_scratch(
+        const logitloss_grid_launch *launches, int count
+    ) noexcept
+    void logitloss_place_grid(
+        logitloss_grid_launch *launches, int count, size_t scratch, size_t reduced
+    ) noexcept
+    const char *LOGITLOSS_GRID_NAMES
 
 cdef extern from "threads.h" nogil:
     const int LOGITLOSS_OPENMP
@@ -698,6 +730,156 @@ def compute(
     if orders[0] == 0 and it.reduction != LOGITLOSS_NONE:
         logitloss_write(value, it.type, cnp.PyArray_BYTES(<cnp.ndarray>results[0]))
     return outs
+
+
+# What is said of an array in the memory of another device, by the names that dtypes have.
+TYPES = {
+    "float16": LOGITLOSS_FLOAT16,
+    "bfloat16": LOGITLOSS_BFLOAT16,
+    "float32": LOGITLOSS_FLOAT32,
+    "float64": LOGITLOSS_FLOAT64,
+    "bool": LOGITLOSS_BOOL,
+    "int8": LOGITLOSS_INT8,
+    "uint8": LOGITLOSS_UINT8,
+    "int16": LOGITLOSS_INT16,
+    "uint16": LOGITLOSS_UINT16,
+    "int32": LOGITLOSS_INT32,
+    "uint32": LOGITLOSS_UINT32,
+    "int64": LOGITLOSS_INT64,
+    "uint64": LOGITLOSS_UINT64,
+}
+
+cdef enum:
+    MOST_LAUNCHES = 2
+
+
+cdef struct remote_shape:
+    Py_ssize_t shape[LOGITLOSS_MAX_AXES]
+    Py_ssize_t strides[LOGITLOSS_MAX_AXES]
+
+
+cdef bint _describe_remote(
+    logitloss_array *described, remote_shape *memory, double *number, object value
+) except -1:
+    """Describe ``(address, type, shape, strides in bytes)``, or a number."""
+    cdef Py_ssize_t axis
+    described.data = NULL
+    if value is None:
+        return True
+    if PyFloat_Check(value):
+        number[0] = PyFloat_AS_DOUBLE(value)
+        return True
+    address, kind, shape, strides = value
+    if len(shape) > LOGITLOSS_MAX_AXES:
+        return False
+    # Of an array without elements nothing is read, and its address may be zero.
+    described.data = <char *><size_t>(address or 1)
+    described.type = <logitloss_type><int>kind
+    described.is_swapped = False
+    described.ndim = <int>len(shape)
+    described.shape, described.strides = memory.shape, memory.strides
+    for axis in range(described.ndim):
+        memory.shape[axis] = shape[axis]
+        memory.strides[axis] = strides[axis]
+    return True
+
+
+cdef class Launches:
+    """What a call takes on a GPU: one launch of cuda.cu or two, or none where it cannot.
+
+    Arrays are given as ``(address, type, shape, strides in bytes)``, and those to write to by the
+    order of the derivative. Every derivative is multiplied by `scale`, which may be None.
+    """
+
+    cdef logitloss_grid_launch launches[MOST_LAUNCHES]
+    cdef void *parameters[MOST_LAUNCHES]
+    cdef readonly int count
+    # Bytes of memory that sums are kept in on the way. The first four count the blocks that are
+    # done, and have to be zero before the last launch, unless there is one before it.
+    cdef readonly Py_ssize_t scratch
+    cdef readonly bint counts_blocks
+    # Whether there is nothing to compute.
+    cdef readonly bint is_empty
+
+    def __init__(
+        self,
+        int type,
+        object labels,
+        object logits,
+        object pos_weight,
+        object weight,
+        object scale,
+        object reduction,
+        dict results,
+        tuple orders,
+    ):
+        cdef logitloss_arrays arrays
+        cdef remote_shape memory[4 + MOST_RESULTS]
+        cdef logitloss_task task, scales
+        cdef logitloss_reduction wanted = LOGITLOSS_SUM
+        cdef logitloss_type reduced = <logitloss_type>type
+        cdef double divisor = 1
+        cdef int order, derivatives = 0, i
+        arrays.weight_value = 1
+        for order in orders:
+            derivatives |= 1 << order
+        if reduction in _REDUCTIONS:
+            wanted = _REDUCTIONS[reduction]
+        elif reduction == "total":
+            reduced = LOGITLOSS_FLOAT64
+        else:
+            divisor = reduction
+        self.count = 0
+        if not (
+            _describe_remote(&arrays.labels, &memory[0], NULL, labels)
+            and _describe_remote(&arrays.logits, &memory[1], NULL, logits)
+            and _describe_remote(
+                &arrays.pos_weight, &memory[2], &arrays.pos_weight_value, pos_weight
+            )
+            and _describe_remote(&arrays.weight, &memory[3], &arrays.weight_value, weight)
+        ):
+            return
+        for order in range(MOST_RESULTS):
+            arrays.results[order].data = NULL
+            if order in results:
+                _describe_remote(
+                    &arrays.results[order], &memory[4 + order], NULL, results[order]
+                )
+        if not logitloss_plan_remote(&task, &arrays, <logitloss_type>type, derivatives):
+            return
+        self.is_empty = not task.size and wanted == LOGITLOSS_NONE
+        # It walks along the logits as the weight does.
+        arrays.weight.data = NULL
+        if not (
+            _describe_remote(&arrays.weight, &memory[3], NULL, scale)
+            and logitloss_plan_remote(&scales, &arrays, <logitloss_type>type, derivatives)
+        ):
+            return
+        self.count = logitloss_plan_grid(
+            self.launches, &task, &scales.weight, wanted, divisor, reduced
+        )
+        self.scratch = logitloss_grid_scratch(self.launches, self.count)
+        self.counts_blocks = self.count == 1 and self.launches[0].blocks > 1
+        for i in range(self.count):
+            self.parameters[i] = &self.launches[i].task
+
+    def place(self, size_t scratch, size_t reduced):
+        """Say where the sums are kept, and where the reduced loss goes."""
+        logitloss_place_grid(self.launches, self.count, scratch, reduced)
+
+    def __getitem__(self, int index):
+        """The constants to compile with, the blocks of threads, and where the parameters are."""
+        cdef logitloss_grid_launch *launch = &self.launches[index]
+        return (
+            launch.constants[:LOGITLOSS_GRID_COUNT],
+            launch.blocks,
+            <size_t>&self.parameters[index],
+        )
+
+
+# Threads of a block, and the names of the constants, in their order.
+GRID_THREADS = LOGITLOSS_GRID_THREADS
+CONSTANTS = tuple(LOGITLOSS_GRID_NAMES.decode().split())
 
 
 def xla_handler():

@@ -166,26 +166,29 @@ static double rounded(double value, logitloss_type type)
     return value;
 }
 
-/* A coefficient is a value where nothing varies, as in an array of one element. */
-static int plan_coefficient(logitloss_operand *operand, double *value, const logitloss_array *array, course *along,
-                            ptrdiff_t size)
+static int plan_coefficient(logitloss_operand *operand, double *value, const logitloss_array *array, course *along)
 {
     operand->data = NULL;
     operand->is_overwritten = 0;
-    if (array->data) {
-        if (!fits(array, along->logits, 1))
-            return 0;
-        walk(operand, array, along);
-        if (operand->ndim == 1 && (operand->axes[0].size == 1 || !operand->axes[0].stride)) {
-            *value = size ? first_of(operand, along->type) : 1;
-            operand->data = NULL;
-        }
-    }
     *value = rounded(*value, along->type);
+    if (!array->data)
+        return 1;
+    if (!fits(array, along->logits, 1))
+        return 0;
+    walk(operand, array, along);
     return 1;
 }
 
-int logitloss_plan(logitloss_task *task, const logitloss_arrays *arrays, logitloss_type type, int orders)
+/* A coefficient is a value where nothing varies, as in an array of one element. */
+static void read_value(logitloss_operand *operand, double *value, const logitloss_task *task)
+{
+    if (!operand->data || operand->ndim > 1 || (operand->axes[0].size != 1 && operand->axes[0].stride))
+        return;
+    *value = rounded(task->size ? first_of(operand, task->type) : 1, task->type);
+    operand->data = NULL;
+}
+
+int logitloss_plan_remote(logitloss_task *task, const logitloss_arrays *arrays, logitloss_type type, int orders)
 {
     const logitloss_array *logits = &arrays->logits;
     if (!fits(&arrays->labels, logits, 0))
@@ -204,8 +207,8 @@ int logitloss_plan(logitloss_task *task, const logitloss_arrays *arrays, logitlo
     course along = {logits, axes, count, type, task->axes};
     walk(&task->logits, logits, &along);
     walk(&task->labels, &arrays->labels, &along);
-    if (!plan_coefficient(&task->pos_weight, &task->pos_weight_value, &arrays->pos_weight, &along, task->size)
-        || !plan_coefficient(&task->weight, &task->weight_value, &arrays->weight, &along, task->size))
+    if (!plan_coefficient(&task->pos_weight, &task->pos_weight_value, &arrays->pos_weight, &along)
+        || !plan_coefficient(&task->weight, &task->weight_value, &arrays->weight, &along))
         return 0;
     for (int order = 0; order < 3; order++) {
         task->results[order].data = NULL;
@@ -218,37 +221,45 @@ int logitloss_plan(logitloss_task *task, const logitloss_arrays *arrays, logitlo
     return 1;
 }
 
-/* A sum so many times, rounded once.  After an overflow to infinity its low part is NaN. */
-static double value_of(logitloss_sum sum, double times)
+int logitloss_plan(logitloss_task *task, const logitloss_arrays *arrays, logitloss_type type, int orders)
 {
-    return isfinite(sum.hi) ? fma(sum.hi, times, sum.lo * times) : sum.hi;
+    if (!logitloss_plan_remote(task, arrays, type, orders))
+        return 0;
+    read_value(&task->pos_weight, &task->pos_weight_value, task);
+    read_value(&task->weight, &task->weight_value, task);
+    return 1;
 }
 
-/* The sum of the weights of all elements, from those that are not repeated. */
-static double sum_of_weights(const logitloss_task *task, logitloss_execute *execute, void *context)
+double logitloss_plan_weights(logitloss_task *weights, const logitloss_task *task)
 {
-    logitloss_task weights;
-    weights.size = 1;
-    weights.type = task->type;
-    weights.orders = 0;
-    weights.weight = task->weight;
-    weights.weight.axes = weights.axes;
-    weights.weight.ndim = 0;
+    weights->size = 1;
+    weights->type = task->type;
+    weights->orders = 0;
+    weights->weight = task->weight;
+    weights->weight.axes = weights->axes;
+    weights->weight.ndim = 0;
     for (int axis = 0; axis < task->weight.ndim; axis++) {
         if (!task->weight.axes[axis].stride)
             continue;
-        weights.size *= task->weight.axes[axis].size;
-        weights.axes[weights.weight.ndim++] = task->weight.axes[axis];
+        weights->size *= task->weight.axes[axis].size;
+        weights->axes[weights->weight.ndim++] = task->weight.axes[axis];
     }
-    return value_of(execute(&weights, context).weights, (double)(task->size / weights.size));
+    return (double)(task->size / weights->size);
 }
 
-static int is_broadcast(const logitloss_operand *operand)
+static double sum_of_weights(const logitloss_task *task, logitloss_execute *execute, void *context)
 {
-    for (int axis = 0; axis < operand->ndim; axis++)
-        if (!operand->axes[axis].stride)
+    logitloss_task weights;
+    const double times = logitloss_plan_weights(&weights, task);
+    return logitloss_value_of(execute(&weights, context).weights, times);
+}
+
+int logitloss_sums_weights_first(const logitloss_task *task)
+{
+    for (int axis = 0; axis < task->weight.ndim; axis++)
+        if (!task->weight.axes[axis].stride)
             return 1;
-    return 0;
+    return task->orders != LOGITLOSS_LOSS;
 }
 
 double logitloss_compute(logitloss_task *task, logitloss_reduction reduction, double divisor,
@@ -260,8 +271,7 @@ double logitloss_compute(logitloss_task *task, logitloss_reduction reduction, do
     if (reduction == LOGITLOSS_WEIGHTED_MEAN) {
         if (!task->weight.data)
             divisor = task->weight_value * (double)task->size;
-        /* A gradient has to know before; and of broadcast weights there are fewer. */
-        else if (task->orders != LOGITLOSS_LOSS || is_broadcast(&task->weight))
+        else if (logitloss_sums_weights_first(task))
             divisor = sum_of_weights(task, execute, context);
         else
             task->adds_weights = 1;
@@ -269,8 +279,8 @@ double logitloss_compute(logitloss_task *task, logitloss_reduction reduction, do
     task->divisor = divisor ? divisor : NAN;
     const logitloss_sums sums = execute(task, context);
     if (task->adds_weights)
-        divisor = value_of(sums.weights, 1);
-    return divisor ? value_of(sums.losses, 1) / divisor : NAN;
+        divisor = logitloss_value_of(sums.weights, 1);
+    return divisor ? logitloss_value_of(sums.losses, 1) / divisor : NAN;
 }
 
 int logitloss_overlaps_itself(const logitloss_array *array)

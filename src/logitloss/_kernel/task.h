@@ -109,7 +109,10 @@ typedef struct {
 logitloss_type logitloss_result_type(logitloss_type labels, logitloss_type logits);
 
 /* Makes a task of arrays, without looking at their elements, or returns 0 if their shapes
- * do not fit. */
+ * do not fit.  They may lie in the memory of another device. */
+int logitloss_plan_remote(logitloss_task *task, const logitloss_arrays *arrays, logitloss_type type, int orders);
+
+/* The same, and reads coefficients that are one element. */
 int logitloss_plan(logitloss_task *task, const logitloss_arrays *arrays, logitloss_type type, int orders);
 
 /* Works through all of a task. */
@@ -119,6 +122,14 @@ typedef logitloss_sums logitloss_execute(const logitloss_task *task, void *conte
  * divisor is that of a sum. */
 double logitloss_compute(logitloss_task *task, logitloss_reduction reduction, double divisor,
                          logitloss_execute *execute, void *context);
+
+/* Makes a task of the weights alone, each of them once: with no orders the sum of them is all
+ * there is to do.  Returns how often each counts. */
+double logitloss_plan_weights(logitloss_task *weights, const logitloss_task *task);
+
+/* Whether the sum of the weights has to be there before the rest: for a gradient, and where
+ * there are fewer weights than elements. */
+int logitloss_sums_weights_first(const logitloss_task *task);
 
 /* Whether two elements of an array lie in the same memory. */
 int logitloss_overlaps_itself(const logitloss_array *array);
@@ -132,7 +143,9 @@ int logitloss_is_same(const logitloss_array *first, const logitloss_array *secon
 /* Writes a value, rounded once, as one element of a type that results have. */
 void logitloss_write(double value, logitloss_type type, void *to);
 
+#ifndef __CUDACC_RTC__
 extern const ptrdiff_t logitloss_itemsizes[LOGITLOSS_TYPES];
+#endif
 
 static inline int logitloss_is_half(logitloss_type type)
 {
@@ -158,6 +171,12 @@ static inline void logitloss_add(logitloss_sum *sum, logitloss_sum term)
     const double part = total - sum->hi;
     sum->lo += ((sum->hi - (total - part)) + (term.hi - part)) + term.lo;
     sum->hi = total;
+}
+
+/* A sum so many times, rounded once.  After an overflow to infinity its low part is NaN. */
+static inline double logitloss_value_of(logitloss_sum sum, double times)
+{
+    return isfinite(sum.hi) ? fma(sum.hi, times, sum.lo * times) : sum.hi;
 }
 
 static inline void logitloss_add_both(logitloss_sums *sums, const logitloss_sums *more)

@@ -1,0 +1,434 @@
+/*
+ * The loop over logistic.h for a GPU.  It is compiled when it is first called for, once for each
+ * combination of what follows, so that types, layouts and results are constants of the code.
+ * The arithmetic is that of blocks.c with fused multiply-add, and so are the bits of every
+ * element.  Compiled as C++ for the host, it runs threads and blocks as loops.
+ *
+ *     REAL_BITS                       32 or 64: what is computed in
+ *     ORDERS                          what is computed, as in task.h; 0: the sum of the weights alone
+ *     LOGITS, LABELS, POS_WEIGHT, WEIGHT, INCOMING, RESULT, REDUCED
+ *                                     types; REDUCED is that of the reduced loss
+ *     LOGITS_KIND, ... LOSS_KIND, GRADIENT_KIND, HESSIAN_KIND
+ *                                     how each lies in memory, see grid.h
+ *     ADDS_LOSSES, ADDS_WEIGHTS       which sums are wanted
+ *     DIVIDES                         the gradient has a divisor other than 1
+ *     DIVIDES_BY_WEIGHTS              the divisor is the sum that the launch before has left
+ *     IS_WIDE                         an index takes more than 31 bits
+ */
+#ifdef __CUDACC_RTC__
+/* What the headers of the C library would say: the compiler comes without them. */
+typedef signed char int8_t;
+typedef unsigned char uint8_t;
+typedef short int16_t;
+typedef unsigned short uint16_t;
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+typedef decltype((char *)0 - (char *)0) ptrdiff_t;
+#define NAN __int_as_float(0x7fffffff)
+#define FLT_MIN 0x1p-126f
+#define DBL_MIN 0x1p-1022
+#endif
+
+#include "compiler.h"
+#include "grid.h"
+#include "task.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define restrict __restrict__
+#include "half.h"
+
+/* careful.c computes in double without fused operations, whatever the rest does. */
+namespace careful {
+#include "careful.c"
+}
+#undef LOGITLOSS_REAL
+#define LOGITLOSS_REAL REAL_BITS
+#undef HAS_FMA
+#define HAS_FMA 1
+#include "element.h"
+
+#ifdef __CUDACC_RTC__
+/* What every thread of a block does before any of them goes on. */
+#define EACH_THREAD(t) for (int t = (int)threadIdx.x, left = 1; left; left = 0, __syncthreads())
+#else
+#define EACH_THREAD(t) for (int t = 0; t < LOGITLOSS_GRID_THREADS; t++)
+#endif
+
+enum { THREADS = LOGITLOSS_GRID_THREADS, LANES = LOGITLOSS_GRID_LANES(RESULT) };
+
+#if IS_WIDE
+typedef int64_t index_type;
+INLINE index_type divided(index_type index, const logitloss_grid_axis &axis) { return index / axis.size; }
+#else
+typedef uint32_t index_type;
+INLINE index_type divided(index_type index, const logitloss_grid_axis &axis)
+{
+    return ((index_type)((uint64_t)index * axis.multiplier >> 32) + index) >> axis.shift;
+}
+#endif
+
+/* Where an operand has the element of an index. */
+INLINE char *address(const logitloss_grid_operand &operand, index_type index)
+{
+    int64_t offset = 0;
+    const int last = operand.ndim - 1;
+    for (int axis = 0; axis < last; axis++) {
+        const index_type outer = divided(index, operand.axes[axis]);
+        offset += (int64_t)(index - outer * (index_type)operand.axes[axis].size) * operand.axes[axis].stride;
+        index = outer;
+    }
+    return (char *)operand.data + (offset + (int64_t)index * operand.axes[last].stride);
+}
+
+template <int type> struct element_of;
+template <> struct element_of<LOGITLOSS_FLOAT16> { typedef uint16_t stored; };
+template <> struct element_of<LOGITLOSS_BFLOAT16> { typedef uint16_t stored; };
+template <> struct element_of<LOGITLOSS_FLOAT32> { typedef float stored; };
+template <> struct element_of<LOGITLOSS_FLOAT64> { typedef double stored; };
+template <> struct element_of<LOGITLOSS_BOOL> { typedef uint8_t stored; };
+template <> struct element_of<LOGITLOSS_INT8> { typedef int8_t stored; };
+template <> struct element_of<LOGITLOSS_UINT8> { typedef uint8_t stored; };
+template <> struct element_of<LOGITLOSS_INT16> { typedef int16_t stored; };
+template <> struct element_of<LOGITLOSS_UINT16> { typedef uint16_t stored; };
+template <> struct element_of<LOGITLOSS_INT32> { typedef int32_t stored; };
+template <> struct element_of<LOGITLOSS_UINT32> { typedef uint32_t stored; };
+template <> struct element_of<LOGITLOSS_INT64> { typedef int64_t stored; };
+template <> struct element_of<LOGITLOSS_UINT64> { typedef uint64_t stored; };
+
+#if defined(__CUDACC_RTC__)
+/* A GPU converts half precision itself. */
+INLINE float from_float16(uint16_t half)
+{
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
+    return value;
+}
+
+INLINE uint16_t to_float16(float value)
+{
+    uint16_t half;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(value));
+    return half;
+}
+
+INLINE uint16_t to_bfloat16(float value)
+{
+#if __CUDA_ARCH__ >= 800
+    uint16_t half;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(half) : "f"(value));
+    return half;
+#else
+    return logitloss_to_bfloat16(value);
+#endif
+}
+#else
+#define from_float16 logitloss_from_float16
+#define to_float16 logitloss_to_float16
+#define to_bfloat16 logitloss_to_bfloat16
+#endif
+
+template <int type> INLINE REAL widened(typename element_of<type>::stored value)
+{
+    if (type == LOGITLOSS_FLOAT16)
+        return (REAL)from_float16((uint16_t)value);
+    if (type == LOGITLOSS_BFLOAT16)
+        return (REAL)logitloss_from_bfloat16((uint16_t)value);
+    if (type == LOGITLOSS_BOOL)
+        return value != 0;
+    return (REAL)value;
+}
+
+template <int type> INLINE typename element_of<type>::stored narrowed(REAL value)
+{
+    if (type == LOGITLOSS_FLOAT16)
+        return to_float16((float)value);
+    if (type == LOGITLOSS_BFLOAT16)
+        return to_bfloat16((float)value);
+    return (typename element_of<type>::stored)value;
+}
+
+/* What is to be rounded to half precision is rounded once. */
+template <int type> INLINE REAL read(typename element_of<type>::stored value)
+{
+    if (!(RESULT == LOGITLOSS_FLOAT16 || RESULT == LOGITLOSS_BFLOAT16) || type == RESULT)
+        return widened<type>(value);
+    const REAL single = type == LOGITLOSS_FLOAT64 ? (REAL)logitloss_round_to_odd((double)value) : widened<type>(value);
+    return widened<RESULT>(narrowed<RESULT>(single));
+}
+
+template <typename stored> struct alignas(sizeof(stored) * LANES < 16 ? sizeof(stored) * LANES : 16) lanes {
+    stored at[LANES];
+};
+
+/* `count` of the elements from `start` on; the others are zero. */
+template <int kind, int type>
+INLINE void load(const logitloss_grid_operand &operand, index_type start, int count, REAL value, REAL *to)
+{
+    typedef typename element_of<type>::stored stored;
+    if (kind == PACKED && count == LANES) {
+        const lanes<stored> all = *(const lanes<stored> *)((const stored *)operand.data + start);
+        for (int lane = 0; lane < LANES; lane++)
+            to[lane] = read<type>(all.at[lane]);
+        return;
+    }
+    for (int lane = 0; lane < LANES; lane++)
+        if (kind == ABSENT)
+            to[lane] = 1;
+        else if (kind == NUMBER)
+            to[lane] = value;
+        else if (lane >= count)
+            to[lane] = 0;
+        else if (kind == PACKED)
+            to[lane] = read<type>(((const stored *)operand.data)[start + lane]);
+        else
+            to[lane] = read<type>(*(const stored *)address(operand, start + lane));
+}
+
+template <int kind> INLINE void store(const logitloss_grid_operand &operand, index_type start, int count, const REAL *from)
+{
+    typedef typename element_of<RESULT>::stored stored;
+    if (kind == PACKED && count == LANES) {
+        lanes<stored> all;
+        for (int lane = 0; lane < LANES; lane++)
+            all.at[lane] = narrowed<RESULT>(from[lane]);
+        *(lanes<stored> *)((stored *)operand.data + start) = all;
+        return;
+    }
+    for (int lane = 0; lane < LANES; lane++)
+        if (kind == PACKED && lane < count)
+            ((stored *)operand.data)[start + lane] = narrowed<RESULT>(from[lane]);
+        else if (kind == STRIDED && lane < count)
+            *(stored *)address(operand, start + lane) = narrowed<RESULT>(from[lane]);
+}
+
+typedef struct {
+    REAL loss, gradient, hessian;
+} derivatives;
+
+/* How a gradient is divided: by multiplying, where that is as exact. */
+typedef struct {
+    pair factor;
+    double divisor; /* or 1 */
+} division;
+
+INLINE division division_by(double divisor)
+{
+    division by = {{1, 0}, 1};
+    if (!DIVIDES)
+        return by;
+    const int divides = ORDERS & LOGITLOSS_HESSIAN || !has_reciprocal(divisor);
+    by.factor = reciprocal(divides ? 1 : divisor);
+    by.divisor = divides ? divisor : 1;
+    return by;
+}
+
+NOINLINE static derivatives with_care(REAL x, REAL z, REAL q, REAL w, REAL factor_hi, REAL factor_lo)
+{
+    const careful::logitloss_element element = careful::logitloss_careful(z, x, q, w);
+    derivatives result;
+    result.loss = (REAL)element.loss;
+    result.gradient = (REAL)(element.gradient * ((double)factor_hi + factor_lo));
+    result.hessian = (REAL)element.hessian;
+    return result;
+}
+
+/* Bits to be compared: the greatest among the elements at hand, as in blocks.c. */
+typedef struct {
+    UINT logit, label, sum;
+} extremes;
+
+/* The coefficients of an element, with what they tell of its kind. */
+typedef struct {
+    REAL x, negative, minus_positive;
+} weighted;
+
+INLINE UINT greater(UINT first, UINT second) { return first > second ? first : second; }
+
+INLINE weighted weigh(REAL x, REAL z, REAL q, REAL w, extremes *seen)
+{
+    const UINT mask = mask_of(w);
+    weighted it;
+    it.x = masked(x, mask);
+    it.negative = masked(w * (1 - z), mask);
+    it.minus_positive = masked(w * (-q * z), mask);
+    seen->logit = greater(seen->logit, magnitude(it.x));
+    seen->label = greater(seen->label, bits_of(1 - z));
+    seen->sum = greater(seen->sum, (bits_of(FABS(it.negative - it.minus_positive)) - bits_of(SUM_MIN)) & mask);
+    return it;
+}
+
+/* Whether they are logits of ordinary size, labels in [0, 1] and sums in range, all of them. */
+INLINE int are_ordinary(extremes seen)
+{
+    return seen.logit <= magnitude(ORDINARY_LOGIT) && seen.label <= bits_of(1)
+           && seen.sum <= bits_of(SUM_MAX) - bits_of(SUM_MIN);
+}
+
+INLINE derivatives compute(weighted it, division by, int any_logit)
+{
+    const coefficients c = coefficients_of(it.x, it.negative, it.minus_positive, any_logit);
+    const pair e = exp_neg_abs(it.x, any_logit);
+    const expansion at = expand(e, any_logit);
+    derivatives result = {0, 0, 0};
+    if (ORDERS & LOGITLOSS_LOSS)
+        result.loss = loss(c.sum, log1p_scaled(e, at), linear_part(it.x, c.towards, any_logit));
+    if (ORDERS & (LOGITLOSS_GRADIENT | LOGITLOSS_HESSIAN)) {
+        const sigmoid s = sigmoid_scaled(e, at, any_logit);
+        result.gradient = gradient(c.towards, c.against, s, any_logit);
+        if (DIVIDES)
+            result.gradient = FMA(result.gradient, by.factor.hi, result.gradient * by.factor.lo);
+        if (ORDERS & LOGITLOSS_HESSIAN)
+            result.hessian = hessian(c.sum, s, any_logit);
+    }
+    return result;
+}
+
+/* What an incoming gradient makes of a derivative.  A zero of either masks the other. */
+INLINE REAL scaled(REAL value, REAL scale, REAL w)
+{
+    return scale == 0 || w == 0 ? 0 : value * scale;
+}
+
+INLINE void add(logitloss_sum *sum, REAL value)
+{
+#if LOGITLOSS_REAL == 32
+    sum->hi += value;
+#else
+    logitloss_add(sum, logitloss_sum{value, 0});
+#endif
+}
+
+/* All that one thread computes, and the sums of it. */
+INLINE logitloss_sums work(const logitloss_grid_task &task, division by, int thread)
+{
+    logitloss_sums sums = {{0, 0}, {0, 0}};
+    const index_type size = (index_type)task.size, step = (index_type)gridDim.x * THREADS * LANES;
+    for (index_type start = ((index_type)blockIdx.x * THREADS + thread) * LANES; start < size; start += step) {
+        const int count = size - start < LANES ? (int)(size - start) : LANES;
+        REAL x[LANES], z[LANES], q[LANES], w[LANES], scale[LANES], losses[LANES], gradients[LANES], hessians[LANES];
+        load<WEIGHT_KIND, WEIGHT>(task.weight, start, count, (REAL)task.weight_value, w);
+        if (ORDERS) {
+            load<LOGITS_KIND, LOGITS>(task.logits, start, count, 0, x);
+            load<LABELS_KIND, LABELS>(task.labels, start, count, 0, z);
+            load<POS_WEIGHT_KIND, POS_WEIGHT>(task.pos_weight, start, count, (REAL)task.pos_weight_value, q);
+            load<INCOMING_KIND, INCOMING>(task.scale, start, count, 1, scale);
+            extremes seen = {0, 0, 0};
+            weighted all[LANES];
+            derivatives results[LANES];
+            for (int lane = 0; lane < LANES; lane++)
+                all[lane] = weigh(x[lane], z[lane], q[lane], w[lane], &seen);
+            if (are_ordinary(seen))
+                for (int lane = 0; lane < LANES; lane++)
+                    results[lane] = compute(all[lane], by, 0);
+            else
+                for (int lane = 0; lane < LANES; lane++)
+                    results[lane] = needs_care(q[lane], z[lane], w[lane], x[lane])
+                                        ? with_care(x[lane], z[lane], q[lane], w[lane], by.factor.hi, by.factor.lo)
+                                        : compute(all[lane], by, 1);
+            for (int lane = 0; lane < LANES; lane++) {
+                losses[lane] = results[lane].loss;
+                gradients[lane] = results[lane].gradient;
+                hessians[lane] = results[lane].hessian;
+                if (DIVIDES && by.divisor != 1) {
+                    /* Zero stays zero where other weights are NaN or cancel. */
+                    gradients[lane] = w[lane] == 0 ? 0 : (REAL)(gradients[lane] / by.divisor);
+                    hessians[lane] = w[lane] == 0 ? 0 : (REAL)(hessians[lane] / by.divisor);
+                }
+                if (INCOMING_KIND != ABSENT) {
+                    losses[lane] = scaled(losses[lane], scale[lane], w[lane]);
+                    gradients[lane] = scaled(gradients[lane], scale[lane], w[lane]);
+                    hessians[lane] = scaled(hessians[lane], scale[lane], w[lane]);
+                }
+            }
+            store<LOSS_KIND>(task.results[0], start, count, losses);
+            store<GRADIENT_KIND>(task.results[1], start, count, gradients);
+            store<HESSIAN_KIND>(task.results[2], start, count, hessians);
+        }
+        for (int lane = 0; lane < LANES; lane++)
+            if (lane < count) {
+                if (ADDS_LOSSES)
+                    add(&sums.losses, losses[lane]);
+                if (ADDS_WEIGHTS)
+                    add(&sums.weights, w[lane]);
+            }
+    }
+    return sums;
+}
+
+/* Adds up what the threads of a block have, in an order of its own, into that of the first. */
+INLINE void fold(logitloss_sums *sums)
+{
+    for (int half = THREADS / 2; half; half /= 2)
+        EACH_THREAD (t)
+            if (t < half)
+                logitloss_add_both(&sums[t], &sums[t + half]);
+}
+
+/* The sum of the parts that a launch left, of one block of threads each. */
+INLINE void gather(const logitloss_sums *parts, int64_t count, logitloss_sums *sums)
+{
+    EACH_THREAD (t) {
+        sums[t] = logitloss_sums{{0, 0}, {0, 0}};
+        for (int64_t part = t; part < count; part += THREADS)
+            logitloss_add_both(&sums[t], &parts[part]);
+    }
+    fold(sums);
+}
+
+INLINE void write_reduced(double value, uint64_t to)
+{
+    typedef typename element_of<REDUCED>::stored stored;
+    if (REDUCED == LOGITLOSS_FLOAT16)
+        *(stored *)to = (stored)to_float16(logitloss_round_to_odd(value));
+    else if (REDUCED == LOGITLOSS_BFLOAT16)
+        *(stored *)to = (stored)to_bfloat16(logitloss_round_to_odd(value));
+    else
+        *(stored *)to = (stored)value;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) logitloss_run(const __grid_constant__ logitloss_grid_task task)
+{
+    __shared__ logitloss_sums sums[THREADS];
+    __shared__ int is_last;
+    logitloss_sums *parts = (logitloss_sums *)task.parts;
+    double divisor = task.divisor;
+    if (DIVIDES_BY_WEIGHTS) {
+        gather((const logitloss_sums *)task.weight_parts, task.weight_parts_count, sums);
+        divisor = logitloss_value_of(sums[0].weights, task.weight_times);
+    }
+    const division by = division_by(divisor ? divisor : NAN);
+#ifdef __CUDACC_RTC__
+    __syncthreads();
+#endif
+    EACH_THREAD (t)
+        sums[t] = work(task, by, t);
+    if (!(ADDS_LOSSES || ADDS_WEIGHTS))
+        return;
+
+    fold(sums);
+    /* The last block to come here finishes the sum: by then the parts of all are written. */
+    EACH_THREAD (t)
+        if (t == 0) {
+            parts[blockIdx.x] = sums[0];
+            __threadfence();
+            is_last = gridDim.x == 1 || (ADDS_LOSSES && atomicAdd((unsigned *)task.done, 1u) == gridDim.x - 1);
+            if (!ORDERS && blockIdx.x == 0)
+                *(unsigned *)task.done = 0;
+        }
+    if (!ADDS_LOSSES || !is_last)
+        return;
+    __threadfence();
+    gather(parts, gridDim.x, sums);
+    EACH_THREAD (t)
+        if (t == 0) {
+            if (ADDS_WEIGHTS)
+                divisor = logitloss_value_of(sums[0].weights, 1);
+            write_reduced(divisor ? logitloss_value_of(sums[0].losses, 1) / divisor : NAN, task.reduced);
+        }
+}
