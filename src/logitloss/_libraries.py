@@ -34,6 +34,7 @@ class Library(NamedTuple):
 _ROWS = (
     Library("numpy", backend="numpy", has_devices=False),
     Library("torch", backend="torch"),
+    Library("cupy", backend="cupy"),
     Library("jax", backend="jax", writable=False, takes_numpy=True, has_devices=False),
     Library("dask", backend="dask", writable=False, takes_numpy=True, has_devices=False),
     # TensorFlow places its tensors itself.

@@ -107,10 +107,11 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        Five entries. ``version`` is that of logitloss. ``cpu`` is the instruction set in use, such
+        Six entries. ``version`` is that of logitloss. ``cpu`` is the instruction set in use, such
         as "avx2", "sse2" or "neon"; the environment variable ``LOGITLOSS_CPU`` chooses another.
         ``cpu_available`` lists those that run here. ``openmp`` says whether the extension was built
-        with OpenMP. ``threads`` is what `get_num_threads` returns.
+        with OpenMP. ``threads`` is what `get_num_threads` returns. ``cuda`` says what computes arrays
+        on a GPU from NVIDIA: the kernel, or the formula and why.
 
     Raises
     ------
@@ -118,6 +119,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         If `mode` is neither of the two.
     """
     from logitloss import __version__
+    from logitloss._backends.cuda import describe_launcher
 
     configuration = {
         "version": __version__,
@@ -125,6 +127,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         "cpu_available": list(kernel.AVAILABLE_TARGETS),
         "openmp": bool(kernel.OPENMP),
         "threads": get_num_threads(),
+        "cuda": describe_launcher(),
     }
     if mode == "dicts":
         return configuration

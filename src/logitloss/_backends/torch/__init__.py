@@ -18,14 +18,17 @@ import torch
 from array_api_compat import torch as xp
 from torch import Tensor
 
+from logitloss._backends.torch._cuda import by_cuda
 from logitloss._backends.torch._private import is_profiled, is_transformed
 from logitloss._backends.torch._reduced import reduced_by
 from logitloss._backends.torch._values import FULL, HALF, INTEGRAL, as_array, by_kernel, is_readable
-from logitloss._backends.torch._ways import by_compiled_step, by_step, way_of
+from logitloss._backends.torch._ways import by_compiled_step, by_cuda_step, by_step, way_of
 from logitloss._call import Call, finish, refuse_layout, refuse_shared_outs, share_memory
 from logitloss._reductions import REDUCTIONS
 
 is_compiling = torch.compiler.is_compiling
+# The ways that know every reduction, and numbers for coefficients.
+_WHOLE = (by_kernel, by_step, by_compiled_step, by_cuda, by_cuda_step)
 _FLOATING = (*FULL, *HALF)
 # Dynamo turns these into tensors, but cannot trace them through the checks.
 _CONSTANTS = (list, tuple, np.ndarray, np.generic)
@@ -133,7 +136,11 @@ def _compute(call: Call) -> tuple[Tensor, ...]:
             by_kernel(*operands, call.orders, call.reduction, views)
             torch.autograd.graph.increment_version(call.outs)
             return call.outs
-    if way is by_kernel or way is by_step or way is by_compiled_step:
+        if way is by_cuda and _can_be_written(call.outs, operands):
+            by_cuda(*operands, call.orders, call.reduction, call.outs)
+            torch.autograd.graph.increment_version(call.outs)
+            return call.outs
+    if any(way is whole for whole in _WHOLE):
         results = way(*operands, call.orders, call.reduction)
         if call.outs is None:
             return results
@@ -182,6 +189,15 @@ def _refuse_recording(tensors: Sequence[Any]) -> None:
             "`out` must be None where autograd records: functions with out=... arguments "
             "don't support automatic differentiation, but one of the arguments requires grad."
         )
+
+
+def _can_be_written(outs: Sequence[Tensor], operands: Sequence[Any]) -> bool:
+    """Whether outputs on a GPU can be written to at once, since they share no memory."""
+    read = {value.untyped_storage().data_ptr() for value in operands if isinstance(value, Tensor)}
+    return all(
+        out.is_contiguous() and not out.is_neg() and out.untyped_storage().data_ptr() not in read
+        for out in outs
+    )
 
 
 def _views(outs: tuple[Tensor, ...]) -> tuple[Any, ...] | None:

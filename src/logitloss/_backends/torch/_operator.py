@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from logitloss._backends.torch import _rules
+from logitloss._backends.torch._cuda import by_cuda, is_launchable
 from logitloss._backends.torch._private import register_decomposition
 from logitloss._backends.torch._rules import Way
 from logitloss._backends.torch._values import (
@@ -33,8 +34,12 @@ by_operator = torch.ops.logitloss.derivatives.default
 
 def _compute(*inputs: Any) -> list[Tensor]:
     *operands, orders, reduction = inputs
-    readable = is_readable([operand for operand in operands if operand is not None])
-    compute: Way = by_kernel if readable else by_formula
+    tensors = [operand for operand in operands if operand is not None]
+    compute: Way = by_formula
+    if is_readable(tensors):
+        compute = by_kernel
+    elif is_launchable(tensors):
+        compute = by_cuda
     return list(compute(*operands, tuple(orders), reduction))
 
 

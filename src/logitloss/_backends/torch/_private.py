@@ -16,6 +16,10 @@ _count_dispatch_modes = torch._C._len_torch_dispatch_stack
 is_jit_traced = torch._C._is_tracing
 
 
+# Builds without CUDA have none.
+current_stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", int)
+
+
 def is_profiled() -> bool:
     return torch.autograd.profiler._is_profiler_enabled
 

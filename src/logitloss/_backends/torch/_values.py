@@ -25,8 +25,8 @@ from logitloss._reductions import TOTAL, divisor, masked
 FULL = (torch.float32, torch.float64)
 HALF = (torch.float16, torch.bfloat16)
 INTEGRAL = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_READABLE = frozenset((*FULL, *HALF, *INTEGRAL))
-_TYPES = (Tensor, torch.nn.Parameter)
+READABLE = frozenset((*FULL, *HALF, *INTEGRAL))
+TYPES = (Tensor, torch.nn.Parameter)
 
 Results: TypeAlias = tuple[Tensor, ...]
 
@@ -34,7 +34,7 @@ Results: TypeAlias = tuple[Tensor, ...]
 def is_readable(tensors: Sequence[Tensor]) -> bool:
     """Whether the kernel can read the memory of all the tensors."""
     for tensor in tensors:
-        if not (type(tensor) in _TYPES and tensor.is_cpu and tensor.dtype in _READABLE):
+        if not (type(tensor) in TYPES and tensor.is_cpu and tensor.dtype in READABLE):
             return False
     return True
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from logitloss._backends.torch import _rules
+from logitloss._backends.torch._cuda import by_cuda, is_launchable
 from logitloss._backends.torch._operator import by_operator, step
 from logitloss._backends.torch._private import (
     forward_mode_of_transformations,
@@ -68,13 +69,18 @@ def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = Fal
         return by_operator if is_functionalized() else by_function
     if readable and is_traced():
         return by_formula if torch.onnx.is_in_onnx_export() else by_operator
+    direct = by_kernel if readable else by_formula
+    if not (readable or is_traced() or is_batched(tensors[-1])) and is_launchable(tensors):
+        direct = by_cuda
     recorded = []
     if torch.is_grad_enabled() and not is_inside:
         recorded = [t for t in tensors if t.requires_grad and not is_left_over(t)]
     if not recorded:
-        return by_kernel if readable else by_formula
+        return direct
     only_logits = len(recorded) == 1 and recorded[0] is operands[1]
-    return by_step if readable and only_logits and orders == LOSS else by_function
+    if not only_logits or orders != LOSS or direct is by_formula:
+        return by_function
+    return by_step if readable else by_cuda_step
 
 
 def derivatives(*inputs: Any) -> Sequence[Tensor]:
@@ -138,19 +144,14 @@ class _Step(Function):
         value, *ctx.gradient = by_kernel(
             labels, logits, pos_weight, weight, VALUE_AND_GRAD, ctx.reduction
         )
-        pos_weight, ctx.pos_weight = _tensor_or_number(pos_weight)
-        weight, ctx.weight = _tensor_or_number(weight)
-        ctx.save_for_backward(labels, logits, pos_weight, weight)
+        _save(ctx, labels, logits, pos_weight, weight)
         return value
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, None]:
         # Released, so that it can be multiplied in place and become `.grad` without a copy.
         gradient, ctx.gradient = ctx.gradient, []
-        labels, logits, pos_weight, weight = ctx.saved_tensors
-        pos_weight = ctx.pos_weight if pos_weight is None else pos_weight
-        weight = ctx.weight if weight is None else weight
-        operands = labels, logits, pos_weight, weight
+        labels, logits, pos_weight, weight = operands = _saved(ctx)
         if torch.is_grad_enabled() or way_of((scale,), ()) is not by_kernel:
             return _recorded_gradient(operands, ctx.reduction, scale), None
         is_reduced, is_half = ctx.reduction != "none", logits.dtype in HALF
@@ -200,23 +201,56 @@ def _recorded_gradient(operands: Sequence[Any], reduction: str, scale: Tensor) -
     return gradient
 
 
-def _tensor_or_number(value: Any) -> tuple[Tensor | None, float | None]:
-    return (value, None) if isinstance(value, Tensor) else (None, value)
+class _CudaStep(Function):
+    """The same on a GPU, where the gradient is computed when it is called for.
+
+    That reads the inputs once more, as multiplying a gradient would, and rounds once; and to look
+    at what it is multiplied by would be to wait for the GPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, others: tuple[Any, ...]) -> Tensor:
+        labels, pos_weight, weight, ctx.reduction = others
+        _save(ctx, labels, logits, pos_weight, weight)
+        return by_cuda(labels, logits, pos_weight, weight, LOSS, ctx.reduction)[0]
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None]:
+        operands = _saved(ctx)
+        if torch.is_grad_enabled() or way_of((scale,), ()) is not by_cuda:
+            return _recorded_gradient(operands, ctx.reduction, scale), None
+        return by_cuda(*operands, (1,), ctx.reduction, None, scale)[0], None
+
+
+def _save(ctx: Any, labels: Tensor, logits: Tensor, *coefficients: Any) -> None:
+    ctx.coefficients = [None if isinstance(value, Tensor) else value for value in coefficients]
+    tensors = [value if isinstance(value, Tensor) else None for value in coefficients]
+    ctx.save_for_backward(labels, logits, *tensors)
+
+
+def _saved(ctx: Any) -> tuple[Any, Any, Any, Any]:
+    labels, logits, *tensors = ctx.saved_tensors
+    coefficients = zip(tensors, ctx.coefficients, strict=True)
+    return (
+        labels,
+        logits,
+        *(number if tensor is None else tensor for tensor, number in coefficients),
+    )
 
 
 _apply_step: Callable[..., Tensor] = untransformed_apply(_Step)
+_apply_cuda_step: Callable[..., Tensor] = untransformed_apply(_CudaStep)
 
 
-def by_step(
-    labels: Tensor,
-    logits: Tensor,
-    pos_weight: Any,
-    weight: Any,
-    orders: tuple[int, ...],
-    reduction: str,
-) -> tuple[Tensor, ...]:
+def by_step(*inputs: Any) -> tuple[Tensor, ...]:
+    labels, logits, pos_weight, weight, _, reduction = inputs
     # In a tuple, so that autograd looks at nothing but the logits.
     return (_apply_step(logits, (labels, pos_weight, weight, reduction)),)
+
+
+def by_cuda_step(*inputs: Any) -> tuple[Tensor, ...]:
+    labels, logits, pos_weight, weight, _, reduction = inputs
+    return (_apply_cuda_step(logits, (labels, pos_weight, weight, reduction)),)
 
 
 class _CompiledStep(Function):

@@ -1,0 +1,261 @@
+"""The kernel on a GPU of NVIDIA's: `_kernel/cuda.cu`, compiled when it is first called for.
+
+It is compiled and launched by NVIDIA's own `cuda.bindings`, which PyTorch's builds for CUDA bring
+along and the extra ``cuda`` installs. Where that or the compiler is missing, the formula serves.
+A launch is put on the caller's current stream and waited for by nobody, so that it can be captured
+in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from logitloss._formula import Array
+from logitloss._kernel import kernel
+from logitloss._reductions import TOTAL
+
+_SOURCE = Path(kernel.__file__).parent
+_HEADERS = (
+    "careful.c",
+    "careful.h",
+    "compiler.h",
+    "element.h",
+    "grid.h",
+    "half.h",
+    "logistic.h",
+    "task.h",
+)
+# What they ask of the C library, cuda.cu declares: the compiler of a GPU has no library.
+_NO_HEADERS = ("float.h", "math.h", "stddef.h", "stdint.h", "string.h")
+_OPTIONS = ("--std=c++17", "--fmad=false", "--device-as-default-execution-space")
+_ENTRY = b"logitloss_run"
+
+
+class Library(NamedTuple):
+    """What is asked of a library that has arrays on GPUs."""
+
+    #: The address, the type as `kernel.TYPES` has it, the shape and the strides in bytes.
+    describe: Callable[[Array], tuple[int, int, Sequence[int], Sequence[int]]]
+    #: A new array of this shape and this of `kernel.TYPES`, on the device of another array.
+    empty: Callable[[tuple[int, ...], str, Array], Array]
+    #: The same in the shape and the memory order of the other array.
+    empty_like: Callable[[str, Array], Array]
+    #: The number of the device and the handle of the stream on which the library would compute now.
+    current: Callable[[], tuple[int, int]]
+
+
+def compute(
+    library: Library,
+    dtype: str,
+    orders: tuple[int, ...],
+    labels: Array,
+    logits: Array,
+    pos_weight: Array | float,
+    weight: Array | float | None,
+    reduction: str | float,
+    outs: tuple[Array, ...] | None = None,
+    scale: Array | None = None,
+) -> tuple[Array, ...] | None:
+    """The derivatives of these orders, times `scale`, or None where the formula has to serve.
+
+    The device of the arrays is the current one; `outs` share no memory with anything. The
+    reduction may also be "total", for a sum of float64, or the number that the sum is divided by.
+    """
+    launcher = launcher_or_reason()
+    if isinstance(launcher, str):
+        return None
+    results = outs or tuple(
+        library.empty((), "float64" if reduction == TOTAL else dtype, logits)
+        if order == 0 and reduction != "none"
+        else library.empty_like(dtype, logits)
+        for order in orders
+    )
+
+    def described(value: Array | float | None) -> Any:
+        return value if value is None or isinstance(value, float) else library.describe(value)
+
+    arrays = dict(zip(orders, map(library.describe, results), strict=True))
+    reduced = arrays.pop(0)[0] if reduction != "none" and 0 in arrays else 0
+    launches = kernel.Launches(
+        kernel.TYPES[dtype],
+        described(labels),
+        described(logits),
+        described(pos_weight),
+        described(weight),
+        described(scale),
+        reduction,
+        arrays,
+        orders,
+    )
+    if not launches.count:
+        return None
+    if launches.is_empty:
+        return results
+    device, stream = library.current()
+    launcher.enter(device)
+    if launches.scratch:
+        scratch = library.empty((launches.scratch // 8,), "float64", logits)
+        address = library.describe(scratch)[0]
+        launches.place(address, reduced)
+        if launches.counts_blocks:
+            launcher.clear(address, stream)
+    try:
+        for index in range(launches.count):
+            launcher.launch(*launches[index], device, stream)
+    except CompilationError as error:
+        _give_up(str(error))
+        return None
+    return results
+
+
+def launcher_or_reason() -> Any:
+    """What launches the kernel, or why there is nothing that does."""
+    return _given_up or _launcher()
+
+
+def describe_launcher() -> str:
+    """What computes arrays on a GPU, in words."""
+    launcher = launcher_or_reason()
+    if isinstance(launcher, str):
+        return f"formula: {launcher}"
+    return f"kernel: {launcher.describe()}"
+
+
+# Why the kernel is no longer tried.
+_given_up = ""
+
+
+def _give_up(reason: str) -> None:
+    global _given_up
+    _given_up = reason
+
+
+class CompilationError(Exception):
+    """cuda.cu could not be compiled or loaded."""
+
+
+@cache
+def _launcher() -> Any:
+    try:
+        from cuda.bindings import driver, nvrtc
+
+        version = nvrtc.nvrtcVersion()
+        driver.cuDriverGetVersion()
+    except Exception as error:
+        # A missing library of NVIDIA's is an exception of its own, in each version another.
+        return f"{type(error).__name__}: {error}"
+    return Launcher(driver, nvrtc, version[1:])
+
+
+class Launcher:
+    """Compiles the kernel for each combination of constants, and launches it."""
+
+    def __init__(self, driver: Any, nvrtc: Any, version: tuple[int, int]) -> None:
+        self._driver, self._nvrtc, self._version = driver, nvrtc, version
+        # By the constants and the number of the device.
+        self._functions: dict[tuple[bytes, int], Any] = {}
+
+    def describe(self) -> str:
+        major, minor = self._version
+        return f"cuda.bindings, NVRTC {major}.{minor}"
+
+    def enter(self, device: int) -> None:
+        """Give this thread the context that every library computes in, if it has none yet.
+
+        PyTorch differentiates in threads of its own, which get theirs with the first memory.
+        """
+        driver = self._driver
+        if not int(self._checked(driver.cuCtxGetCurrent())):
+            context = self._checked(driver.cuDevicePrimaryCtxRetain(device))
+            self._checked(driver.cuCtxSetCurrent(context))
+
+    def launch(
+        self, constants: bytes, blocks: int, parameters: int, device: int, stream: int
+    ) -> None:
+        driver = self._driver
+        function = self._functions.get((constants, device))
+        if function is None:
+            function = self._load(constants, device)
+            self._functions[constants, device] = function
+        threads = kernel.GRID_THREADS
+        self._checked(
+            driver.cuLaunchKernel(function, blocks, 1, 1, threads, 1, 1, 0, stream, parameters, 0)
+        )
+
+    def clear(self, address: int, stream: int) -> None:
+        """Set four bytes to zero."""
+        self._checked(self._driver.cuMemsetD32Async(address, 0, 1, stream))
+
+    def _checked(self, answer: tuple[Any, ...]) -> Any:
+        error, *values = answer
+        if error != self._driver.CUresult.CUDA_SUCCESS:
+            raise RuntimeError(f"CUDA: {error.name}")
+        return values[0] if values else None
+
+    def _load(self, constants: bytes, device: int) -> Any:
+        driver = self._driver
+        attributes = driver.CUdevice_attribute
+        major, minor = (
+            self._checked(driver.cuDeviceGetAttribute(attribute, device))
+            for attribute in (
+                attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+                attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+            )
+        )
+        code, _ = compile_for(self._nvrtc, constants, 10 * major + minor)
+        try:
+            library = self._checked(driver.cuLibraryLoadData(code, [], [], 0, [], [], 0))
+            entry = self._checked(driver.cuLibraryGetKernel(library, _ENTRY))
+        except RuntimeError as error:
+            raise CompilationError(str(error)) from error
+        # The driver takes one for the other, in any context.
+        return driver.CUfunction(int(entry))
+
+
+def compile_for(nvrtc: Any, constants: bytes, capability: int, *options: str) -> tuple[bytes, str]:
+    """The code for GPUs of a compute capability, 90 for 9.0, and what the compiler says."""
+    known = nvrtc.nvrtcGetSupportedArchs()[-1]
+    # For a GPU that is newer than the compiler, the driver translates.
+    is_known = capability in known
+    target = f"sm_{capability}" if is_known else f"compute_{max(known)}"
+    named = zip(kernel.CONSTANTS, constants, strict=True)
+    all_options = [
+        f"--gpu-architecture={target}",
+        *_OPTIONS,
+        *options,
+        *(f"-D{name}={value}" for name, value in named),
+    ]
+    headers = {name: (_SOURCE / name).read_bytes() for name in _HEADERS}
+    headers |= dict.fromkeys(_NO_HEADERS, b"")
+    _, program = nvrtc.nvrtcCreateProgram(
+        (_SOURCE / "cuda.cu").read_bytes(),
+        b"cuda.cu",
+        len(headers),
+        list(headers.values()),
+        [name.encode() for name in headers],
+    )
+    try:
+        (error,) = nvrtc.nvrtcCompileProgram(
+            program, len(all_options), [option.encode() for option in all_options]
+        )
+        log = _read(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
+        text = log.rstrip(b"\0").decode()
+        if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            raise CompilationError(f"{error.name} {text}")
+        if is_known:
+            code = _read(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program)
+        else:
+            code = _read(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
+        return code, text
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+def _read(size_of: Any, read: Any, program: Any) -> bytes:
+    _, size = size_of(program)
+    memory = bytes(size)
+    read(program, memory)
+    return memory
