@@ -1,0 +1,67 @@
+"""The kernel for GPUs on the host: what launches it there, and NumPy's arrays as those of a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from logitloss._backends import cuda
+from logitloss._kernel import kernel
+
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+_SOURCE = Path(__file__).with_name("host.cpp")
+# Without the instruction the C library has a function, which is as right and many times slower.
+_FUSED = ["-mfma"] if platform.machine() == "x86_64" else []
+
+
+class HostLauncher:
+    """Compiles cuda.cu as C++, and runs it in the caller's thread."""
+
+    def __init__(self, folder: Path, is_wide: bool = False) -> None:
+        self.versions: dict[bytes, Any] = {}
+        self._folder = folder
+        # Indices of 64 bits, which arrays that fit in memory do not need.
+        self._changes = {"IS_WIDE": 1} if is_wide else {}
+
+    def enter(self, device: int) -> None:
+        pass
+
+    def launch(
+        self, constants: bytes, blocks: int, parameters: int, device: int, stream: int
+    ) -> None:
+        if constants not in self.versions:
+            self.versions[constants] = self._compiled(constants)
+        self.versions[constants](parameters, blocks)
+
+    def clear(self, address: int, stream: int) -> None:
+        ctypes.memset(address, 0, 4)
+
+    def _compiled(self, constants: bytes) -> Any:
+        assert COMPILER is not None
+        values = dict(zip(kernel.CONSTANTS, constants, strict=True)) | self._changes
+        library = self._folder / f"{len(self.versions)}.so"
+        options = ["-std=c++17", "-O1", "-Wall", "-Werror", "-ffp-contract=off", *_FUSED]
+        options += ["-shared", "-fPIC", f"-I{Path(kernel.__file__).parent}"]
+        defined = [f"-D{name}={value}" for name, value in values.items()]
+        subprocess.run([COMPILER, *options, *defined, _SOURCE, "-o", library], check=True)
+        launch = ctypes.CDLL(str(library)).launch
+        launch.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+        return launch
+
+
+def _describe(array: np.ndarray) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
+    return array.ctypes.data, kernel.TYPES[array.dtype.name], array.shape, array.strides
+
+
+NUMPY = cuda.Library(
+    describe=_describe,
+    empty=lambda shape, dtype, like: np.empty(shape, dtype),
+    empty_like=lambda dtype, like: np.empty_like(like, dtype=dtype),
+    current=lambda: (0, 0),
+)

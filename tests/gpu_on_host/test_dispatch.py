@@ -1,0 +1,270 @@
+"""Which calls the launcher gets, what happens without one, and how it treats NVIDIA's functions."""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import logitloss
+from gpu_on_host.host import COMPILER, NUMPY, HostLauncher
+from logitloss import weighted_cross_entropy_with_logits as weighted
+from logitloss._backends import cuda
+from logitloss._kernel import kernel
+
+
+@pytest.fixture(autouse=True)
+def clean() -> Iterator[None]:
+    yield
+    cuda._give_up("")
+
+
+def call(array: np.ndarray, reduction: str = "none") -> Any:
+    return cuda.compute(NUMPY, array.dtype.name, (0,), array, array, 3.0, None, reduction)
+
+
+class Driver:
+    """NVIDIA's driver, as far as it is asked."""
+
+    CUresult = types.SimpleNamespace(CUDA_SUCCESS=0)
+    CUdevice_attribute = types.SimpleNamespace(
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR="major",
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor",
+    )
+
+    def __init__(self) -> None:
+        self.context = 5
+        self.loaded: list[bytes] = []
+        self.launched: list[tuple[Any, ...]] = []
+        self.failing: dict[str, Any] = {}
+
+    def _answer(self, name: str, *values: Any) -> tuple[Any, ...]:
+        return (self.failing.get(name, 0), *values)
+
+    def cuCtxGetCurrent(self) -> Any:
+        return self._answer("cuCtxGetCurrent", self.context)
+
+    def cuDevicePrimaryCtxRetain(self, device: int) -> Any:
+        return self._answer("cuDevicePrimaryCtxRetain", 100 + device)
+
+    def cuCtxSetCurrent(self, context: int) -> Any:
+        self.context = context
+        return self._answer("cuCtxSetCurrent")
+
+    def cuDeviceGetAttribute(self, attribute: str, device: int) -> Any:
+        return self._answer("cuDeviceGetAttribute", {"major": 9, "minor": 0}[attribute])
+
+    def cuLibraryLoadData(self, code: bytes, *options: Any) -> Any:
+        self.loaded.append(code)
+        return self._answer("cuLibraryLoadData", len(self.loaded))
+
+    def cuLibraryGetKernel(self, library: int, name: bytes) -> Any:
+        assert name == b"logitloss_run"
+        return self._answer("cuLibraryGetKernel", library)
+
+    def CUfunction(self, kernel: int) -> int:
+        return kernel
+
+    def cuLaunchKernel(self, *arguments: Any) -> Any:
+        self.launched.append(arguments)
+        return self._answer("cuLaunchKernel")
+
+    def cuMemsetD32Async(self, *arguments: Any) -> Any:
+        self.launched.append(("clear", *arguments))
+        return self._answer("cuMemsetD32Async")
+
+
+class Failure:
+    """An error number of NVIDIA's that is none of success."""
+
+    name = "CUDA_ERROR_OF_SOME_KIND"
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    driver = Driver()
+    launcher = cuda.Launcher(driver, None, (13, 0))
+    monkeypatch.setattr(cuda, "_launcher", lambda: launcher)
+    monkeypatch.setattr(cuda, "compile_for", lambda nvrtc, *version: (repr(version).encode(), ""))
+    return driver
+
+
+def test_compiled_once_for_a_version_and_a_device(driver: Driver) -> None:
+    array = np.zeros(10, np.float32)
+    call(array)
+    call(array + 1)
+    assert len(driver.loaded) == 1
+    call(array.astype(np.float64))
+    assert len(driver.loaded) == 2
+    other = NUMPY._replace(current=lambda: (1, 0))
+    cuda.compute(other, "float32", (0,), array, array, 3.0, None, "none")
+    assert len(driver.loaded) == 3
+
+
+@pytest.mark.parametrize(("context", "expected"), [(0, 103), (5, 5)])
+def test_a_thread_without_a_context_gets_that_of_the_device(
+    driver: Driver, context: int, expected: int
+) -> None:
+    driver.context = context
+    library = NUMPY._replace(current=lambda: (3, 0))
+    array = np.zeros(10, np.float32)
+    cuda.compute(library, "float32", (0,), array, array, 3.0, None, "none")
+    assert driver.context == expected
+
+
+def test_launched_on_the_current_stream(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = NUMPY._replace(current=lambda: (3, 77))
+    array = np.zeros(5000, np.float32)
+    cuda.compute(library, "float32", (0,), array, array, 3.0, None, "mean")
+    (cleared, launched) = driver.launched
+    assert cleared[0] == "clear" and cleared[-1] == 77
+    function, blocks, _, _, threads, *_, stream, parameters, _ = launched
+    assert (function, blocks, threads, stream) == (1, 5, kernel.GRID_THREADS, 77)
+    assert parameters
+
+
+@pytest.mark.parametrize(
+    ("size", "reduction", "weight", "launches"),
+    [
+        (0, "none", None, 0),
+        (10, "none", None, 1),
+        (10, "mean", None, 1),
+        (0, "mean", None, 1),
+        (10, "weighted_mean", 1, 1),
+        (5000, "weighted_mean", 1, 2),
+    ],
+)
+def test_so_many_launches(
+    driver: Driver, size: int, reduction: str, weight: Any, launches: int
+) -> None:
+    array = np.zeros(size, np.float32)
+    weight = weight and array
+    cuda.compute(NUMPY, "float32", (0,), array, array, 3.0, weight, reduction)
+    assert len(driver.launched) == launches
+
+
+def test_at_most_two_launches_for_anything(driver: Driver) -> None:
+    array = np.zeros((5000, 3), np.float32)
+    for weight in (array, array[:, :1], array[0]):
+        driver.launched.clear()
+        cuda.compute(NUMPY, "float32", (0, 1), array, array, 3.0, weight, "weighted_mean")
+        assert len(driver.launched) == 2
+
+
+def test_an_error_of_a_launch_is_raised(driver: Driver) -> None:
+    driver.failing["cuLaunchKernel"] = Failure
+    with pytest.raises(RuntimeError, match="CUDA_ERROR_OF_SOME_KIND"):
+        call(np.zeros(10, np.float32))
+
+
+def test_what_cannot_be_loaded_leaves_calls_to_the_formula(driver: Driver) -> None:
+    driver.failing["cuLibraryLoadData"] = Failure
+    array = np.zeros(10, np.float32)
+    assert call(array) is None
+    assert logitloss.show_config("dicts")["cuda"] == "formula: CUDA: CUDA_ERROR_OF_SOME_KIND"
+    assert call(array) is None
+    assert len(driver.loaded) == 1
+
+
+def test_the_configuration_names_the_launcher(driver: Driver) -> None:
+    assert logitloss.show_config("dicts")["cuda"] == "kernel: cuda.bindings, NVRTC 13.0"
+
+
+def test_without_the_library_the_formula_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "cuda.bindings", None)
+    cuda._launcher.cache_clear()
+    try:
+        assert call(np.zeros(3)) is None
+        assert "cuda" in logitloss.show_config("dicts")["cuda"]
+    finally:
+        cuda._launcher.cache_clear()
+
+
+@pytest.fixture
+def torch_on_host(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, HostLauncher]:
+    """PyTorch whose CPU tensors go the way of CUDA tensors."""
+    torch = pytest.importorskip("torch")
+    if COMPILER is None:
+        pytest.skip("no C++ compiler")
+    weighted(torch.ones(1), torch.ones(1), 1.0)
+    from logitloss._backends.torch import _cuda, _ways
+
+    launcher = HostLauncher(tmp_path)
+    monkeypatch.setattr(cuda, "launcher_or_reason", lambda: launcher)
+    monkeypatch.setattr(_ways, "is_readable", lambda tensors: False)
+    monkeypatch.setattr(_ways, "is_launchable", lambda tensors: True)
+    monkeypatch.setattr(_cuda, "_on", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(_cuda, "_LIBRARY", _cuda._LIBRARY._replace(current=lambda: (0, 0)))
+    return torch, launcher
+
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean", "weighted_mean"])
+def test_steps_of_torch(torch_on_host: Any, dtype: str, reduction: str) -> None:
+    """The same as on the CPU, loss and gradient, in one pass each."""
+    torch, launcher = torch_on_host
+    torch.manual_seed(0)
+    kind = getattr(torch, dtype)
+    labels, logits, weight = (torch.rand(60, 10).to(kind) for _ in range(3))
+    logits = (6 * logits - 3).requires_grad_()
+    value = weighted(labels, logits, 2.5, weight=weight, reduction=reduction)
+    value.sum().backward()
+    with pytest.MonkeyPatch.context() as patch:
+        from logitloss._backends.torch import _ways
+
+        patch.setattr(_ways, "is_readable", lambda tensors: True)
+        loss, gradient = logitloss.value_and_grad(
+            labels, logits.detach(), 2.5, weight=weight, reduction=reduction
+        )
+    assert torch.equal(value.detach(), loss)
+    assert torch.equal(logits.grad, gradient)
+    # Loss and gradient, each with the sum of weights before it where that divides a gradient.
+    assert len(launcher.versions) == (3 if reduction == "weighted_mean" else 2)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("reduction", ["none", "mean", "weighted_mean"])
+def test_every_derivative_of_torch(torch_on_host: Any, reduction: str) -> None:
+    torch, launcher = torch_on_host
+    torch.manual_seed(0)
+    operands = [torch.rand(4, 3, dtype=torch.float64, requires_grad=True) for _ in range(4)]
+
+    def loss(*operands: Any) -> Any:
+        labels, logits, pos_weight, weight = operands
+        return weighted(labels, logits, pos_weight, weight=weight, reduction=reduction)
+
+    assert torch.autograd.gradcheck(loss, operands, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(loss, operands)
+    assert launcher.versions
+
+
+def test_a_gradient_of_half_precision_is_rounded_once(torch_on_host: Any) -> None:
+    torch, _ = torch_on_host
+    logits = torch.linspace(-4, 4, 1001).to(torch.bfloat16).requires_grad_()
+    labels = torch.ones_like(logits)
+    (gradient,) = torch.autograd.grad(
+        weighted(labels, logits, 1.0), logits, torch.full_like(logits, 0.3)
+    )
+    _, exact = logitloss.value_and_grad(
+        labels.double().numpy(), logits.detach().double().numpy(), 1.0
+    )
+    factor = float(torch.tensor(0.3, dtype=torch.bfloat16))
+    assert torch.equal(gradient, torch.from_numpy(exact * factor).to(torch.bfloat16))
+
+
+def test_outputs_of_torch(torch_on_host: Any) -> None:
+    torch, _ = torch_on_host
+    labels, logits = torch.rand(50), torch.rand(50)
+    expected = weighted(labels, logits, 2.0)
+    for out in (torch.empty(50), torch.empty(100)[::2], logits):
+        version = out._version
+        assert weighted(labels, logits, 2.0, out=out) is out
+        assert torch.equal(out, expected)
+        assert out._version > version
