@@ -190,20 +190,19 @@ def visit(browser: Any, address: str, names: list[str], size: tuple[int, int]) -
     context.close()
 
 
-# What sticks out to the right, unless it is in something that scrolls, or is not shown at all.
+# What sticks out of the text to the right, unless it is in something that scrolls by itself. The
+# text as a whole must not scroll.
 STICKING_OUT = """() => {
-  const width = document.documentElement.clientWidth;
+  const text = document.querySelector(".bd-article-container");
   const scrolls = element => {
-    for (let at = element.parentElement; at && at !== document.body; at = at.parentElement) {
-      const style = getComputedStyle(at);
-      if (style.overflowX !== "visible" || style.position === "fixed") return true;
-    }
+    for (let at = element.parentElement; at !== text; at = at.parentElement)
+      if (getComputedStyle(at).overflowX !== "visible") return true;
     return false;
   };
-  const found = [...document.querySelectorAll("body *")].filter(element =>
+  const found = [...text.querySelectorAll("*")].filter(element =>
     element.checkVisibility({visibilityProperty: true}) &&
-    element.getBoundingClientRect().right > width + 1 &&
-    getComputedStyle(element).position !== "fixed" && !scrolls(element));
+    element.getBoundingClientRect().right > document.documentElement.clientWidth + 1 &&
+    !scrolls(element));
   return found.map(element => element.outerHTML.slice(0, 200));
 }"""
 

@@ -110,8 +110,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         Six entries. ``version`` is that of logitloss. ``cpu`` is the instruction set in use, such
         as "avx2", "sse2" or "neon"; the environment variable ``LOGITLOSS_CPU`` chooses another.
         ``cpu_available`` lists those that run here. ``openmp`` says whether the extension was built
-        with OpenMP. ``threads`` is what `get_num_threads` returns. ``cuda`` says what computes arrays
-        on a GPU from NVIDIA: the kernel, or the formula and why.
+        with OpenMP. ``threads`` is what `get_num_threads` returns. ``cuda`` says what computes
+        arrays on a GPU from NVIDIA: the kernel, or the formula and why.
 
     Raises
     ------
