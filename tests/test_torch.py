@@ -340,6 +340,22 @@ def test_other_layouts_are_refused(layout: str, argument: str) -> None:
             call()
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors")
+@pytest.mark.parametrize("in_a_list", [False, True])
+@pytest.mark.parametrize("argument", ["labels", "logits", "pos_weight", "weight"])
+def test_masked_tensors_are_refused(argument: str, in_a_list: bool) -> None:
+    masked = torch.masked.masked_tensor(torch.ones(3), torch.tensor([True, True, False]))
+    given = {"labels": torch.ones(3), "logits": torch.ones(3), "pos_weight": 2.0}
+    given[argument] = [masked] if in_a_list else masked
+    for call in (
+        lambda: weighted(**given),
+        lambda: weighted(**given, reduction="mean", out=torch.zeros(())),
+        lambda: logitloss.grad_and_hess(**given),
+    ):
+        with pytest.raises(TypeError, match=f"`{argument}` must not be a masked array"):
+            call()
+
+
 @pytest.fixture
 def mesh(tmp_path):
     distributed = torch.distributed

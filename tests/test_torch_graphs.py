@@ -25,8 +25,10 @@ from torch_cases import (
     torch,
 )
 
+import logitloss
 from logitloss import _losses
 from logitloss import weighted_cross_entropy_with_logits as weighted
+from logitloss._backends import compute
 from logitloss._backends.torch import _operator
 
 pytestmark = MARKS
@@ -408,6 +410,37 @@ def test_a_tracer_sees_the_call(mode: str, name: str) -> None:
     traced = make_fx(PLAIN[name], tracing_mode=mode)(labels, logits, pos_weight, weight)
     got = traced(labels, -logits, pos_weight, weight)
     torch.testing.assert_close(got, PLAIN[name](labels, -logits, pos_weight, weight))
+
+
+SYMBOLIC = {
+    "all arguments": lambda z, x, q, w: weighted(z, x, q, weight=w, reduction="mean"),
+    "coefficients alone": lambda z, x, q, w: weighted(torch.ones(3, 4), torch.ones(3, 4), q),
+    "beside a list": lambda z, x, q, w: weighted(z, x, [1.0, 2.0, 3.0, 4.0], "name"),
+    "a pair": lambda z, x, q, w: [result * 2 for result in pair(z, x, q, w)],
+}
+
+
+def pair(labels, logits, pos_weight, weight):
+    first, second = logitloss.value_and_grad(labels, logits, pos_weight, weight=weight)
+    return first, second
+
+
+class Symbolic(torch.nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, labels, logits, pos_weight, weight):
+        return self.function(labels, logits, pos_weight, weight)
+
+
+@pytest.mark.parametrize("name", SYMBOLIC)
+def test_symbolic_traces_hold_the_call_as_one_step(name: str) -> None:
+    module = Symbolic(SYMBOLIC[name])
+    traced = torch.fx.symbolic_trace(module)
+    operands = small_operands()
+    assert [node.target for node in traced.graph.nodes].count(compute) == 1
+    torch.testing.assert_close(traced(*operands), module(*operands), rtol=0, atol=0)
 
 
 FIRST_CALL = """

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from logitloss._libraries import is_array
+from logitloss._libraries import is_array, is_masked_tensor
 
 _SCALARS = (bool, int, float, complex, str, bytes, np.generic, type(None))
 _REAL = (bool, int, float, np.bool_, np.integer, np.floating)
@@ -43,6 +43,11 @@ def refuse_mask_and_unit(argument: str, value: Any) -> None:
         raise TypeError(
             f"`{argument}` must not be a masked array: pass its data, and the mask as "
             f"weight=~mask; got {type(value).__name__}."
+        )
+    if is_masked_tensor(value):
+        raise TypeError(
+            f"`{argument}` must not be a masked array: pass its get_data(), and its get_mask() as "
+            f"weight; got {type(value).__name__}."
         )
     unit = _unit_of(value)
     if unit:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -82,6 +83,27 @@ def is_tensor(value: object) -> bool:
     Asked without `sys.modules`, for Dynamo would compile anew whenever anything has been imported.
     """
     return hasattr(type(value), "__torch_function__")
+
+
+def is_masked_tensor(value: object) -> bool:
+    """Whether `value` is a MaskedTensor of PyTorch, a kind of tensor that hides some elements."""
+    return hasattr(type(value), "get_mask") and is_tensor(value)
+
+
+def taken_over(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What becomes of a call whose arguments take PyTorch's functions over; None if none does.
+
+    `torch.fx` traces with such objects. To it the function is one step, like those of PyTorch.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    found = [
+        argument
+        for argument in arguments
+        if not isinstance(argument, torch.Tensor) and hasattr(type(argument), "__torch_function__")
+    ]
+    return torch.overrides.handle_torch_function(function, found, *arguments) if found else None
 
 
 _Function = TypeVar("_Function")

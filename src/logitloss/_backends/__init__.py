@@ -6,7 +6,13 @@ from typing import Any
 
 from logitloss._call import check
 from logitloss._formula import Array
-from logitloss._libraries import is_of_tensorflow, is_tensor, library_of, load_backend
+from logitloss._libraries import (
+    is_of_tensorflow,
+    is_tensor,
+    library_of,
+    load_backend,
+    taken_over,
+)
 
 # The module for PyTorch, once an eager call has imported it: an import statement takes a thirtieth
 # of a small call.
@@ -35,7 +41,7 @@ def compute(
 ) -> tuple[Array, ...]:
     """Check what was passed, and compute it where its arrays belong."""
     call = None
-    results: tuple[Array, ...]
+    results: tuple[Array, ...] | None
     if is_tensor(logits):
         torch = _torch or _load_torch()
         # This check is for tensors alone. It takes a tenth of the time, and Dynamo can trace it.
@@ -48,6 +54,10 @@ def compute(
 
         call = tensorflow.describe(orders, labels, logits, pos_weight, weight, reduction, out, name)
     if call is None:
-        call = check(orders, labels, logits, pos_weight, weight, reduction, out, name)
+        arguments = orders, labels, logits, pos_weight, weight, reduction, out, name
+        results = taken_over(compute, *arguments)
+        if results is not None:
+            return results
+        call = check(*arguments)
     results = load_backend(library_of(call.xp)).compute(call)
     return results

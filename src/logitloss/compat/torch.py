@@ -82,8 +82,6 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
         )
 
 
-# `torch.fx` treats the function as a leaf, as it does everything in `torch.nn`.
-@torch.fx.wrap
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,

@@ -18,12 +18,14 @@ import torch
 from array_api_compat import torch as xp
 from torch import Tensor
 
+from logitloss._array_likes import refuse_mask_and_unit
 from logitloss._backends.torch._cuda import by_cuda
 from logitloss._backends.torch._private import is_profiled, is_transformed
 from logitloss._backends.torch._reduced import reduced_by
 from logitloss._backends.torch._values import FULL, HALF, INTEGRAL, as_array, by_kernel, is_readable
 from logitloss._backends.torch._ways import by_compiled_step, by_cuda_step, by_step, way_of
 from logitloss._call import Call, finish, refuse_layout, refuse_shared_outs, share_memory
+from logitloss._libraries import is_masked_tensor
 from logitloss._reductions import REDUCTIONS
 
 is_compiling = torch.compiler.is_compiling
@@ -57,6 +59,7 @@ def describe(
     if (
         labels.layout is logits.layout is torch.strided
         and not (labels.is_nested or logits.is_nested)
+        and (type(labels) is type(logits) is Tensor or (_is_dense(labels) and _is_dense(logits)))
         and logits.dtype in _FLOATING
         and (labels.dtype is dtype or labels.dtype in _FLOATING or labels.dtype in INTEGRAL)
         and labels.shape == logits.shape
@@ -89,12 +92,13 @@ def describe(
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    return tensor.layout is torch.strided and not tensor.is_nested
+    return tensor.layout is torch.strided and not tensor.is_nested and not is_masked_tensor(tensor)
 
 
 def _refuse_other_layouts(**given: object) -> None:
     for argument, value in given.items():
         if isinstance(value, Tensor) and not _is_dense(value):
+            refuse_mask_and_unit(argument, value)
             refuse_layout(argument, "nested" if value.is_nested else str(value.layout))
 
 
