@@ -33,7 +33,7 @@ import logitloss
 
 ROOT = Path(__file__).parent
 OPTIONS = NUMBER | doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-# Keras takes TensorFlow unless it is told otherwise.
+# Keras uses TensorFlow by default.
 KERAS_BACKENDS = filter(importlib.util.find_spec, ("tensorflow", "jax", "torch"))
 os.environ.setdefault("KERAS_BACKEND", next(KERAS_BACKENDS, "tensorflow"))
 IMPORT = re.compile(r"^(?:>>> |\.\.\. )?\s*(?:from|import) (\w+)", re.MULTILINE)
@@ -98,7 +98,7 @@ def enter_folder(namespace: dict[str, Any]) -> None:
     namespace["_folder"] = tempfile.mkdtemp()
     shutil.copytree(ROOT / "examples", Path(namespace["_folder"]) / "examples")
     os.chdir(namespace["_folder"])
-    # The pages show JAX as it is unless told otherwise; the tests in tests/ tell it otherwise.
+    # The pages show JAX with its defaults. The tests in tests/ change them.
     if jax := sys.modules.get("jax"):
         namespace["_x64"] = jax.config.jax_enable_x64
         jax.config.update("jax_enable_x64", False)

@@ -337,7 +337,7 @@ def test_more_data_than_memory_over_two_processes(tmp_path) -> None:
     arrays = []
     for name, values in (("labels", labels), ("logits", logits)):
         path = tmp_path / f"{name}.npy"
-        # A sparse file: zeros, but for the values that are written.
+        # A sparse file: zeros, except for the values that are written.
         np.lib.format.open_memmap(path, "w+", "float32", (size,))[special] = values
         arrays.append(
             da.map_blocks(read, path, chunks=((chunk,) * (size // chunk),), dtype="float32")
