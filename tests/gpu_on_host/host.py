@@ -55,8 +55,10 @@ class HostLauncher:
         return launch
 
 
-def _describe(array: np.ndarray) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
-    return array.ctypes.data, kernel.TYPES[array.dtype.name], array.shape, array.strides
+def _describe(value: Any) -> Any:
+    if value is None or isinstance(value, float):
+        return value
+    return value.ctypes.data, kernel.TYPES[value.dtype.name], value.shape, value.strides, 1
 
 
 NUMPY = cuda.Library(

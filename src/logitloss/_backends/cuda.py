@@ -8,7 +8,8 @@ in a CUDA graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,8 +38,9 @@ _ENTRY = b"logitloss_run"
 class Library(NamedTuple):
     """What is asked of a library that has arrays on GPUs."""
 
-    #: The address, the type as `kernel.TYPES` has it, the shape and the strides in bytes.
-    describe: Callable[[Array], tuple[int, int, Sequence[int], Sequence[int]]]
+    #: The address, the type as `kernel.TYPES` has it, the shape, the strides, and the bytes of a
+    #: stride of 1; numbers and None as they are.
+    describe: Callable[[Array | float | None], Any]
     #: A new array of this shape and this of `kernel.TYPES`, on the device of another array.
     empty: Callable[[tuple[int, ...], str, Array], Array]
     #: The same in the shape and the memory order of the other array.
@@ -67,27 +69,27 @@ def compute(
     launcher = launcher_or_reason()
     if isinstance(launcher, str):
         return None
-    results = outs or tuple(
-        library.empty((), "float64" if reduction == TOTAL else dtype, logits)
-        if order == 0 and reduction != "none"
-        else library.empty_like(dtype, logits)
-        for order in orders
-    )
-
-    def described(value: Array | float | None) -> Any:
-        return value if value is None or isinstance(value, float) else library.describe(value)
-
-    arrays = dict(zip(orders, map(library.describe, results), strict=True))
-    reduced = arrays.pop(0)[0] if reduction != "none" and 0 in arrays else 0
+    if outs is None:
+        results = tuple(
+            [
+                library.empty((), "float64" if reduction == TOTAL else dtype, logits)
+                if order == 0 and reduction != "none"
+                else library.empty_like(dtype, logits)
+                for order in orders
+            ]
+        )
+    else:
+        results = outs
+    describe = library.describe
     launches = kernel.Launches(
         kernel.TYPES[dtype],
-        described(labels),
-        described(logits),
-        described(pos_weight),
-        described(weight),
-        described(scale),
+        describe(labels),
+        describe(logits),
+        describe(pos_weight),
+        describe(weight),
+        describe(scale),
         reduction,
-        arrays,
+        tuple(map(describe, results)),
         orders,
     )
     if not launches.count:
@@ -98,8 +100,8 @@ def compute(
     launcher.enter(device)
     if launches.scratch:
         scratch = library.empty((launches.scratch // 8,), "float64", logits)
-        address = library.describe(scratch)[0]
-        launches.place(address, reduced)
+        address = describe(scratch)[0]
+        launches.place(address)
         if launches.counts_blocks:
             launcher.clear(address, stream)
     try:
@@ -157,6 +159,7 @@ class Launcher:
         self._driver, self._nvrtc, self._version = driver, nvrtc, version
         # By the constants and the number of the device.
         self._functions: dict[tuple[bytes, int], Any] = {}
+        self._thread = threading.local()
 
     def describe(self) -> str:
         major, minor = self._version
@@ -167,10 +170,13 @@ class Launcher:
 
         PyTorch differentiates in threads of its own, which get theirs with the first memory.
         """
+        if hasattr(self._thread, "has_context"):
+            return
         driver = self._driver
         if not int(self._checked(driver.cuCtxGetCurrent())):
             context = self._checked(driver.cuDevicePrimaryCtxRetain(device))
             self._checked(driver.cuCtxSetCurrent(context))
+        self._thread.has_context = True
 
     def launch(
         self, constants: bytes, blocks: int, parameters: int, device: int, stream: int

@@ -52,8 +52,10 @@ def _launch(call: Call, reduction: Any) -> tuple[Any, ...] | None:
     )
 
 
-def _describe(array: Any) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
-    return array.data.ptr, kernel.TYPES[array.dtype.name], array.shape, array.strides
+def _describe(value: Any) -> Any:
+    if value is None or isinstance(value, float):
+        return value
+    return value.data.ptr, kernel.TYPES[value.dtype.name], value.shape, value.strides, 1
 
 
 def _empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:

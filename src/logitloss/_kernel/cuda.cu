@@ -412,19 +412,21 @@ extern "C" __global__ void __launch_bounds__(THREADS) logitloss_run(const __grid
         return;
 
     fold(sums);
-    /* The last block to come here finishes the sum: by then the parts of all are written. */
-    EACH_THREAD (t)
-        if (t == 0) {
-            parts[blockIdx.x] = sums[0];
-            __threadfence();
-            is_last = gridDim.x == 1 || (ADDS_LOSSES && atomicAdd((unsigned *)task.done, 1u) == gridDim.x - 1);
-            if (!ORDERS && blockIdx.x == 0)
-                *(unsigned *)task.done = 0;
-        }
-    if (!ADDS_LOSSES || !is_last)
-        return;
-    __threadfence();
-    gather(parts, gridDim.x, sums);
+    if (gridDim.x > 1 || !ORDERS) {
+        /* The last block to come here finishes the sum: by then the parts of all are written. */
+        EACH_THREAD (t)
+            if (t == 0) {
+                parts[blockIdx.x] = sums[0];
+                __threadfence();
+                is_last = ADDS_LOSSES && atomicAdd((unsigned *)task.done, 1u) == gridDim.x - 1;
+                if (!ORDERS && blockIdx.x == 0)
+                    *(unsigned *)task.done = 0;
+            }
+        if (!ADDS_LOSSES || !is_last)
+            return;
+        __threadfence();
+        gather(parts, gridDim.x, sums);
+    }
     EACH_THREAD (t)
         if (t == 0) {
             if (ADDS_WEIGHTS)

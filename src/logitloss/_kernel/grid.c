@@ -131,9 +131,11 @@ int logitloss_plan_grid(logitloss_grid_launch launches[2], const logitloss_task 
 uint64_t logitloss_grid_scratch(const logitloss_grid_launch *launches, int count)
 {
     uint64_t blocks = 0;
-    for (int i = 0; i < count; i++)
-        if (launches[i].constants[LOGITLOSS_GRID_ADDS_LOSSES] || launches[i].constants[LOGITLOSS_GRID_ADDS_WEIGHTS])
-            blocks += launches[i].blocks;
+    /* The sum of a single block is the sum. */
+    if (count > 1 || launches->blocks > 1)
+        for (int i = 0; i < count; i++)
+            if (launches[i].constants[LOGITLOSS_GRID_ADDS_LOSSES] || launches[i].constants[LOGITLOSS_GRID_ADDS_WEIGHTS])
+                blocks += launches[i].blocks;
     return blocks ? sizeof(double) + blocks * sizeof(logitloss_sums) : 0;
 }
 

@@ -761,15 +761,15 @@ cdef struct remote_shape:
 cdef bint _describe_remote(
     logitloss_array *described, remote_shape *memory, double *number, object value
 ) except -1:
-    """Describe ``(address, type, shape, strides in bytes)``, or a number."""
-    cdef Py_ssize_t axis
+    """Describe ``(address, type, shape, strides, bytes of a stride of 1)``, or a number."""
+    cdef Py_ssize_t axis, unit
     described.data = NULL
     if value is None:
         return True
     if PyFloat_Check(value):
         number[0] = PyFloat_AS_DOUBLE(value)
         return True
-    address, kind, shape, strides = value
+    address, kind, shape, strides, unit = <tuple>value
     if len(shape) > LOGITLOSS_MAX_AXES:
         return False
     # Of an array without elements nothing is read, and its address may be zero.
@@ -780,15 +780,15 @@ cdef bint _describe_remote(
     described.shape, described.strides = memory.shape, memory.strides
     for axis in range(described.ndim):
         memory.shape[axis] = shape[axis]
-        memory.strides[axis] = strides[axis]
+        memory.strides[axis] = <Py_ssize_t>strides[axis] * unit
     return True
 
 
 cdef class Launches:
     """What a call takes on a GPU: one launch of cuda.cu or two, or none where it cannot.
 
-    Arrays are given as ``(address, type, shape, strides in bytes)``, and those to write to by the
-    order of the derivative. Every derivative is multiplied by `scale`, which may be None.
+    Arrays are given as ``(address, type, shape, strides, bytes of a stride of 1)``; `results` has
+    one for each of the orders. Every derivative is multiplied by `scale`, which may be None.
     """
 
     cdef logitloss_grid_launch launches[MOST_LAUNCHES]
@@ -798,6 +798,7 @@ cdef class Launches:
     # done, and have to be zero before the last launch, unless there is one before it.
     cdef readonly Py_ssize_t scratch
     cdef readonly bint counts_blocks
+    cdef size_t reduced
     # Whether there is nothing to compute.
     cdef readonly bint is_empty
 
@@ -810,7 +811,7 @@ cdef class Launches:
         object weight,
         object scale,
         object reduction,
-        dict results,
+        tuple results,
         tuple orders,
     ):
         cdef logitloss_arrays arrays
@@ -841,10 +842,11 @@ cdef class Launches:
             return
         for order in range(MOST_RESULTS):
             arrays.results[order].data = NULL
-            if order in results:
-                _describe_remote(
-                    &arrays.results[order], &memory[4 + order], NULL, results[order]
-                )
+        for order, result in zip(orders, results, strict=True):
+            _describe_remote(&arrays.results[order], &memory[4 + order], NULL, result)
+            if order == 0 and wanted != LOGITLOSS_NONE:
+                self.reduced = <size_t>arrays.results[0].data
+                arrays.results[0].data = NULL
         if not logitloss_plan_remote(&task, &arrays, <logitloss_type>type, derivatives):
             return
         self.is_empty = not task.size and wanted == LOGITLOSS_NONE
@@ -862,10 +864,11 @@ cdef class Launches:
         self.counts_blocks = self.count == 1 and self.launches[0].blocks > 1
         for i in range(self.count):
             self.parameters[i] = &self.launches[i].task
+        self.place(0)
 
-    def place(self, size_t scratch, size_t reduced):
-        """Say where the sums are kept, and where the reduced loss goes."""
-        logitloss_place_grid(self.launches, self.count, scratch, reduced)
+    cpdef place(self, size_t scratch):
+        """Say where the sums are kept."""
+        logitloss_place_grid(self.launches, self.count, scratch, self.reduced)
 
     def __getitem__(self, int index):
         """The constants to compile with, the blocks of threads, and where the parameters are."""

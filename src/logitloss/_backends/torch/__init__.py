@@ -145,7 +145,7 @@ def _compute(call: Call) -> tuple[Tensor, ...]:
             torch.autograd.graph.increment_version(call.outs)
             return call.outs
     if any(way is whole for whole in _WHOLE):
-        results = way(*operands, call.orders, call.reduction)
+        results = tuple(way(*operands, call.orders, call.reduction))
         if call.outs is None:
             return results
     else:

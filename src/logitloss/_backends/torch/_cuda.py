@@ -20,6 +20,7 @@ from logitloss._reductions import masked
 
 _NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in READABLE}
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+_CODES = {dtype: (kernel.TYPES[name], dtype.itemsize) for dtype, name in _NAMES.items()}
 
 
 def is_launchable(tensors: Sequence[Tensor]) -> bool:
@@ -90,10 +91,11 @@ def _without_sign_bit(value: Any) -> Any:
     return value.resolve_neg() if isinstance(value, Tensor) else value
 
 
-def _describe(tensor: Tensor) -> tuple[int, int, Sequence[int], Sequence[int]]:
-    itemsize = tensor.element_size()
-    strides = [stride * itemsize for stride in tensor.stride()]
-    return tensor.data_ptr(), kernel.TYPES[_NAMES[tensor.dtype]], tensor.shape, strides
+def _describe(value: Any) -> Any:
+    if value is None or type(value) is float:
+        return value
+    code, itemsize = _CODES[value.dtype]
+    return value.data_ptr(), code, value.shape, value.stride(), itemsize
 
 
 def _empty(shape: tuple[int, ...], dtype: str, like: Tensor) -> Tensor:
