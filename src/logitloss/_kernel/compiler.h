@@ -3,7 +3,7 @@
 #ifndef LOGITLOSS_COMPILER_H
 #define LOGITLOSS_COMPILER_H
 
-/* For every address there is: a hint for memory that may not be ours. */
+/* Allowed for any address: it is a hint, for memory that may not be ours. */
 #if defined(__CUDACC_RTC__)
 #define INLINE static __forceinline__
 #define NOINLINE __noinline__
@@ -21,7 +21,7 @@
 #elif defined(_M_ARM64)
 #define PREFETCH(address, to_write) ((void)(to_write), __prefetch(address))
 #endif
-/* Where the others are told by meson.build. */
+/* meson.build tells the other compilers. */
 #pragma fp_contract(off)
 #else
 #define INLINE static inline

@@ -3,8 +3,8 @@
 
 #if defined(_OPENMP)
 
-/* A function of its own, out of line: Clang's code starts the OpenMP runtime at the beginning of
- * a function that has a parallel region, not only where it comes to it. */
+/* A separate function, out of line, because Clang starts the OpenMP runtime at the beginning of a
+ * function that has a parallel region, and not only when it reaches the region. */
 void logitloss_share(int parts, logitloss_part *work, void *context)
 {
 #pragma omp parallel for num_threads(parts) schedule(static)
@@ -45,7 +45,7 @@ static VOID CALLBACK help(PTP_CALLBACK_INSTANCE instance, PVOID data, PTP_WORK w
     take_parts(data);
 }
 
-/* What no helper has taken when this thread comes to it, this thread does itself. */
+/* This thread does the parts that no helper has taken by the time it reaches them. */
 void logitloss_share(int parts, logitloss_part *work, void *context)
 {
     job job = {work, context, 0, parts};

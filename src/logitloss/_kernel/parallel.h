@@ -1,5 +1,5 @@
-/* Work shared among threads: by OpenMP where the extension was built with it, else by the
- * operating system's own pool, which adds no library to the process. */
+/* Work shared among threads: by OpenMP if the extension was built with it, otherwise by the
+ * operating system's pool, which adds no library to the process. */
 #ifndef LOGITLOSS_PARALLEL_H
 #define LOGITLOSS_PARALLEL_H
 

@@ -6,7 +6,7 @@
 #include "blocks.h"
 #include "compiler.h"
 
-/* The baseline: what the compiler targets unasked. */
+/* The baseline: the compiler's default target. */
 #if defined(_M_X64) || defined(__SSE2__)
 #define LOGITLOSS_BASELINE "sse2"
 #elif defined(_M_ARM64) || defined(__aarch64__)
@@ -19,7 +19,7 @@
 static inline int logitloss_has_avx2(void) { return 0; }
 static inline int logitloss_has_avx512(void) { return 0; }
 #elif defined(_MSC_VER)
-/* Without the library that keeps what __builtin_cpu_supports asks for. */
+/* Without the library that __builtin_cpu_supports needs. */
 #include <intrin.h>
 /* Bits of the extended states that the operating system saves: XMM and YMM, and for AVX-512
  * the masks and both kinds of ZMM, too. */

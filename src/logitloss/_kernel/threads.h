@@ -1,4 +1,4 @@
-/* What the OpenMP runtime tells, and what it cannot: limits of a thread, and forks. */
+/* What the OpenMP runtime knows about threads, and what it does not: limits of a thread, and forks. */
 #ifndef LOGITLOSS_THREADS_H
 #define LOGITLOSS_THREADS_H
 
@@ -21,11 +21,11 @@ enum { LOGITLOSS_CLANG_OPENMP = 1 };
 enum { LOGITLOSS_CLANG_OPENMP = 0 };
 #endif
 
-/* The most threads for calls from this thread, 0 for no limit of its own. */
+/* The most threads for calls from this thread; 0 if it has no limit of its own. */
 static THREAD_LOCAL int logitloss_thread_limit = 0;
 
 /* A forked child inherits the OpenMP runtime's state but not its threads, and with
- * libgomp waits for them for ever.  It must run serially. */
+ * libgomp it would wait for them forever.  It must run serially. */
 static volatile int logitloss_is_forked_child = 0;
 
 #ifdef _WIN32

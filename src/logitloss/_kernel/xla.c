@@ -1,10 +1,10 @@
 /*
  * The kernel as a custom call of XLA's typed foreign function interface, for JAX on CPUs.
  *
- * The structures are those of version 0.1 of that interface, as far as they are needed:
- * later minor versions only add fields at their ends.  The answer to a query of the
- * metadata names the version, and an XLA that has given it up refuses to register the
- * call; then JAX runs the formula.  Nothing of XLA is needed to build this file.
+ * The structures are those parts of version 0.1 of that interface that are needed.  Later
+ * minor versions only add fields at their ends.  The answer to a query of the metadata
+ * names the version.  An XLA that no longer supports it refuses to register the call, and
+ * JAX runs the formula.  Nothing of XLA is needed to build this file.
  */
 #include "xla.h"
 
@@ -230,8 +230,8 @@ static int failed(const api *api, error *status)
     return 1;
 }
 
-/* Runs a job on this thread and on those of XLA's pool that are free: one that comes too
- * late finds nothing left to do, so that nobody waits for a thread that has not begun. */
+/* Runs a job on this thread and on those of XLA's pool that are free.  A thread that comes too
+ * late finds nothing left to do, so no call waits for a thread that has not begun. */
 static void share(const call *call, job *job)
 {
     int64_t threads = job->task->size / ELEMENTS_PER_THREAD, available = 1;
@@ -277,7 +277,7 @@ static logitloss_sums execute(const logitloss_task *task, void *context)
     return total;
 }
 
-/* Where the shapes and strides of a call's arrays are, as the kernel wants them. */
+/* The shapes and strides of a call's arrays, as the kernel needs them. */
 typedef struct {
     ptrdiff_t shape[LOGITLOSS_MAX_AXES], strides[LOGITLOSS_MAX_AXES];
 } layout;
