@@ -300,6 +300,25 @@ INLINE void accumulate(partial_sums *restrict sums, const REAL *restrict values)
 #endif
 }
 
+#if LOGITLOSS_REAL == 32
+/* Half precision in native byte order, one after the other at any address. */
+INLINE void widen(logitloss_type type, const char *from, REAL *restrict to, ptrdiff_t n)
+{
+    if (type == LOGITLOSS_FLOAT16)
+        logitloss_widen_float16(from, to, n);
+    else
+        logitloss_widen_bfloat16(from, to, n);
+}
+
+INLINE void narrow(logitloss_type type, const REAL *restrict from, char *to, ptrdiff_t n)
+{
+    if (type == LOGITLOSS_FLOAT16)
+        logitloss_narrow_float16(from, to, n);
+    else
+        logitloss_narrow_bfloat16(from, to, n);
+}
+#endif
+
 /* What an element of each type becomes.  One that has yet to be rounded to half precision is
  * not rounded twice. */
 #if LOGITLOSS_REAL == 32
@@ -319,9 +338,9 @@ NOINLINE static void convert(const logitloss_operand *operand, const char *data,
     const int rounds = operand->is_rounded;
     (void)rounds;
 #if LOGITLOSS_REAL == 32
-    if (operand->type == LOGITLOSS_FLOAT16 && stride == 2 && !operand->is_swapped) {
+    if (logitloss_is_half(operand->type) && stride == 2 && !operand->is_swapped) {
         for (; rows; rows--, data += row_stride, out += n)
-            logitloss_widen_float16(data, out, n);
+            widen(operand->type, data, out, n);
         return;
     }
 #endif
@@ -441,11 +460,42 @@ INLINE void round_to_half(REAL *values, ptrdiff_t n, logitloss_type type)
             values[i] = (REAL)logitloss_from_bfloat16(logitloss_to_bfloat16((float)values[i]));
 }
 
+#if LOGITLOSS_REAL == 32
+INLINE void prefetch_half(const char *values, int to_write)
+{
+    for (int byte = 0; byte < 2 * BLOCK; byte += CACHE_LINE)
+        PREFETCH(values + byte + PREFETCH_DISTANCE, to_write);
+}
+
+/* Whole blocks of half precision, by far the most: without the questions of the general way, and in
+ * loops whose length the compiler knows. */
+NOINLINE static const REAL *widen_block(const char *from, logitloss_type type, REAL *to)
+{
+    prefetch_half(from, 0);
+    widen(type, from, to, BLOCK);
+    return to;
+}
+
+NOINLINE static void narrow_block(const REAL *from, logitloss_type type, char *to)
+{
+    prefetch_half(to, 1);
+    narrow(type, from, to, BLOCK);
+}
+#endif
+
+/* Whether all of it is half precision in native byte order, one after the other. */
+INLINE int is_half_in_a_row(const logitloss_operand *operand)
+{
+    return LOGITLOSS_REAL == 32 && logitloss_is_half(operand->type) && operand->ndim == 1
+           && operand->axes[0].stride == 2 && !operand->is_swapped && !operand->is_rounded;
+}
+
 /* An input of the passes: a block of it is read in place where it lies as they need it,
  * and otherwise converted into the buffer and padded with zeros. */
 typedef struct {
     const logitloss_operand *operand;
     logitloss_type rounded_to;
+    int is_half; /* one after the other */
     int is_in_place; /* wherever a block is not cut by the end of the innermost axis */
     /* Where the walk stands, since most blocks follow on the one before. */
     ptrdiff_t next;
@@ -543,6 +593,10 @@ NOINLINE static const REAL *fetch_part(input *in, ptrdiff_t start, ptrdiff_t n)
 /* The input's elements start .. start + n. */
 INLINE const REAL *fetch(input *in, ptrdiff_t start, ptrdiff_t n)
 {
+#if LOGITLOSS_REAL == 32
+    if (in->is_half && n == BLOCK)
+        return widen_block(in->operand->data + start * 2, in->operand->type, in->buffer);
+#endif
     if (!in->is_in_place || in->operand->ndim > 1)
         return fetch_part(in, start, n);
     const REAL *values = (const REAL *)in->operand->data + start;
@@ -581,6 +635,7 @@ INLINE void open_input(input *in, const logitloss_operand *operand, logitloss_ty
     in->is_in_place = operand->type == REAL_TYPE && operand->axes[0].stride == sizeof(REAL) && !operand->is_swapped
                       && !operand->is_rounded && !operand->is_overwritten
                       && (uintptr_t)operand->data % sizeof(REAL) == 0;
+    in->is_half = is_half_in_a_row(operand);
     in->period = 0;
     in->next = -1;
     if (outermost && !operand->axes[outermost].stride)
@@ -625,8 +680,8 @@ NOINLINE static void store(const logitloss_operand *operand, ptrdiff_t start, pt
     for (ptrdiff_t count; n; n -= count, values += count) {
         count = MIN(run_length(operand, &place), n);
 #if LOGITLOSS_REAL == 32
-        if (operand->type == LOGITLOSS_FLOAT16 && stride == 2)
-            logitloss_narrow_float16(values, place.data, count);
+        if (logitloss_is_half(operand->type) && stride == 2)
+            narrow(operand->type, values, place.data, count);
         else if (operand->type == LOGITLOSS_FLOAT16)
             STORE(uint16_t, logitloss_to_float16)
         else if (operand->type == LOGITLOSS_BFLOAT16)
@@ -645,6 +700,10 @@ INLINE void close_output(const output *out, ptrdiff_t start, ptrdiff_t n)
         ROLLED for (int lane = 0; lane < LANES; lane++)
             if (lane < n)
                 out->own[lane] = out->buffer[lane];
+#if LOGITLOSS_REAL == 32
+    } else if (out->operand && n == BLOCK && is_half_in_a_row(out->operand)) {
+        narrow_block(out->buffer, out->operand->type, out->operand->data + start * 2);
+#endif
     } else if (out->operand && out->block == out->buffer)
         store(out->operand, start, n, out->buffer);
 }

@@ -99,6 +99,23 @@ static inline void logitloss_narrow_float16(const float *restrict from, char *to
     }
 }
 
+static inline void logitloss_widen_bfloat16(const char *from, float *restrict to, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n; i++) {
+        uint16_t half;
+        memcpy(&half, from + i * 2, sizeof half);
+        to[i] = logitloss_from_bfloat16(half);
+    }
+}
+
+static inline void logitloss_narrow_bfloat16(const float *restrict from, char *to, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const uint16_t half = logitloss_to_bfloat16(from[i]);
+        memcpy(to + i * 2, &half, sizeof half);
+    }
+}
+
 /* A float that rounds to half precision as the double would: inexact, its last bit is set. */
 static inline float logitloss_round_to_odd(double value)
 {
