@@ -23,14 +23,20 @@ from logitloss._backends.torch._cuda import by_cuda
 from logitloss._backends.torch._private import is_profiled, is_transformed
 from logitloss._backends.torch._reduced import reduced_by
 from logitloss._backends.torch._values import FULL, HALF, INTEGRAL, as_array, by_kernel, is_readable
-from logitloss._backends.torch._ways import by_compiled_step, by_cuda_step, by_step, way_of
+from logitloss._backends.torch._ways import (
+    by_compiled_kernel,
+    by_compiled_step,
+    by_cuda_step,
+    by_step,
+    way_of,
+)
 from logitloss._call import Call, finish, refuse_layout, refuse_shared_outs, share_memory
 from logitloss._libraries import is_masked_tensor
 from logitloss._reductions import REDUCTIONS
 
 is_compiling = torch.compiler.is_compiling
 # The ways that know every reduction, and numbers for coefficients.
-_WHOLE = (by_kernel, by_step, by_compiled_step, by_cuda, by_cuda_step)
+_WHOLE = (by_kernel, by_step, by_compiled_kernel, by_compiled_step, by_cuda, by_cuda_step)
 _FLOATING = (*FULL, *HALF)
 # Dynamo turns these into tensors, but cannot trace them through the checks.
 _CONSTANTS = (list, tuple, np.ndarray, np.generic)

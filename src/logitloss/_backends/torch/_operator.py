@@ -18,7 +18,6 @@ from logitloss._backends.torch._values import (
     is_readable,
     working,
 )
-from logitloss._call import VALUE_AND_GRAD
 from logitloss._reductions import TOTAL
 
 _NAME = "logitloss::derivatives"
@@ -66,37 +65,39 @@ torch.library.register_vmap(_NAME, _batch)
 # For exporters that know only PyTorch's own operators, such as that of ONNX.
 register_decomposition(by_operator)(by_formula)
 
-# The reduced loss and its derivative by the logits, for steps of training in compiled graphs. What
-# differentiates it stands around it in the graph: reaching a rule of its own would take PyTorch's
+# A whole call in compiled graphs where nothing has to be recorded. What differentiates a step of
+# training stands around it in the graph: reaching a rule of the operator's own takes PyTorch's
 # dispatcher longer than the kernel takes for ten thousand elements.
-_STEP = "logitloss::step"
+_CALL = "logitloss::call"
 
 torch.library.define(
-    _STEP,
-    "(Tensor labels, Tensor logits, Tensor pos_weight, Tensor? weight, str reduction)"
-    " -> (Tensor, Tensor)",
+    _CALL,
+    "(Tensor labels, Tensor logits, Tensor pos_weight, Tensor? weight, int[] orders,"
+    " str reduction, bool are_multiplied) -> Tensor[]",
     tags=torch.Tag.pt2_compliant_tag,
 )
-step = torch.ops.logitloss.step.default
+by_kernel_operator = torch.ops.logitloss.call.default
 
 
-def _compute_step(
-    labels: Tensor, logits: Tensor, pos_weight: Tensor, weight: Tensor | None, reduction: str
-) -> tuple[Tensor, ...]:
+def _call(*inputs: Any) -> list[Tensor]:
+    labels, logits, pos_weight, weight, orders, reduction, are_multiplied = inputs
     operands = labels, logits, pos_weight, weight
-    return by_kernel(*operands, VALUE_AND_GRAD, reduction, are_multiplied=True)
+    return list(by_kernel(*operands, tuple(orders), reduction, are_multiplied=are_multiplied))
 
 
-def _step_shapes(
-    labels: Tensor, logits: Tensor, pos_weight: Tensor, weight: Tensor | None, reduction: str
-) -> tuple[Tensor, ...]:
+def _call_shapes(*inputs: Any) -> list[Tensor]:
+    labels, logits, _, _, orders, reduction, are_multiplied = inputs
     dtype = logits.dtype
     if labels.is_floating_point():
         dtype = torch.promote_types(labels.dtype, dtype)
-    whole = torch.empty_like(logits, dtype=dtype)
-    gradient = torch.empty_like(logits, dtype=working(dtype))
-    return whole if reduction == "none" else whole.new_empty(()), gradient
+    wide = working(dtype) if are_multiplied else dtype
+    return [
+        torch.empty_like(logits, dtype=wide if order else dtype)
+        if order or reduction == "none"
+        else logits.new_empty((), dtype=dtype)
+        for order in orders
+    ]
 
 
-torch.library.impl(_STEP, "CPU", _compute_step)
-torch.library.register_fake(_STEP, _step_shapes)
+torch.library.impl(_CALL, "CPU", _call)
+torch.library.register_fake(_CALL, _call_shapes)

@@ -90,11 +90,16 @@ def _as_coefficient(value: Tensor | float | None) -> Any:
 
 
 def as_tensor(value: Tensor | float, logits: Tensor) -> Tensor:
-    """What an operator takes."""
-    if isinstance(value, Tensor):
-        return value
     # A product, for Dynamo compiles anew for every number that a constructor is given.
-    return logits.new_ones(()) * value
+    return value if isinstance(value, Tensor) else logits.new_ones(()) * value
+
+
+def as_tensors(
+    labels: Tensor, logits: Tensor, pos_weight: Tensor | float, weight: Tensor | float | None
+) -> tuple[Any, ...]:
+    """What an operator takes."""
+    weight = None if weight is None else as_tensor(weight, logits)
+    return labels, logits, as_tensor(pos_weight, logits), weight
 
 
 def by_formula(

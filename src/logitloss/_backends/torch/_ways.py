@@ -12,7 +12,7 @@ from torch.autograd import Function, forward_ad
 
 from logitloss._backends.torch import _rules
 from logitloss._backends.torch._cuda import by_cuda, is_launchable
-from logitloss._backends.torch._operator import by_operator, step
+from logitloss._backends.torch._operator import by_kernel_operator, by_operator
 from logitloss._backends.torch._private import (
     forward_mode_of_transformations,
     is_batched,
@@ -27,7 +27,7 @@ from logitloss._backends.torch._rules import Way
 from logitloss._backends.torch._values import (
     HALF,
     as_array,
-    as_tensor,
+    as_tensors,
     by_formula,
     by_kernel,
     is_readable,
@@ -61,6 +61,8 @@ def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = Fal
         if not readable:
             return by_formula if is_inside else by_traceable_function
         recorded = [t for t in tensors if torch.is_grad_enabled() and t.requires_grad]
+        if not recorded and not is_inside:
+            return by_compiled_kernel
         only_logits = len(recorded) == 1 and recorded[0] is operands[1]
         return by_compiled_step if only_logits and orders == LOSS else by_operator
     # Only the weight can be batched, by a gradient or tangent that multiplies it.
@@ -265,7 +267,8 @@ class _CompiledStep(Function):
         weight: Tensor | None,
         reduction: str,
     ) -> Tensor:
-        value, gradient = step(labels, logits, pos_weight, weight, reduction)
+        operands = labels, logits, pos_weight, weight
+        value, gradient = by_kernel_operator(*operands, VALUE_AND_GRAD, reduction, True)
         ctx.save_for_backward(gradient)
         ctx.is_reduced, ctx.dtype = reduction != "none", logits.dtype
         result: Tensor = value
@@ -289,10 +292,16 @@ def by_compiled_step(
 ) -> tuple[Tensor, ...]:
     def alias(value: Any) -> Any:
         # Dynamo takes no tensor twice.
-        return value if value is None else as_tensor(value, logits).detach()
+        return value if value is None else value.detach()
 
-    operands = alias(labels), logits, alias(pos_weight), alias(weight)
-    return (_CompiledStep.apply(*operands, reduction),)  # type: ignore[no-untyped-call]
+    labels, _, pos_weight, weight = map(alias, as_tensors(labels, logits, pos_weight, weight))
+    value: Tensor = _CompiledStep.apply(labels, logits, pos_weight, weight, reduction)  # type: ignore[no-untyped-call]
+    return (value,)
+
+
+def by_compiled_kernel(*inputs: Any) -> tuple[Tensor, ...]:
+    *operands, orders, reduction = inputs
+    return tuple(by_kernel_operator(*as_tensors(*operands), orders, reduction, False))
 
 
 by_function: Way = _Function.apply
