@@ -294,6 +294,29 @@ def test_catboost_signs_and_weights() -> None:
     np.testing.assert_array_equal(unweighted.T, np.negative(grad_and_hess(z, x, Q)))
 
 
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_catboost_metric(is_weighted: bool) -> None:
+    catboost = pytest.importorskip("catboost")
+    (x, z, w), (held_x, held_z, held_w) = part(TRAIN, is_weighted), part(TEST, is_weighted)
+    model = catboost.CatBoostClassifier(
+        loss_function=Objective(Q),
+        eval_metric=Metric(Q),
+        iterations=200,
+        learning_rate=0.9,
+        early_stopping_rounds=3,
+        verbose=0,
+        allow_writing_files=False,
+        thread_count=2,
+    )
+    model.fit(x, z, sample_weight=w, eval_set=catboost.Pool(held_x, held_z, weight=held_w))
+    values = model.get_evals_result()["validation"]["Metric"]
+    assert len(values) < 200 and model.get_best_iteration() == np.argmin(values)
+    scores = model.predict(held_x, prediction_type="RawFormulaVal")
+    expected = weighted(held_z, scores, Q, weight=held_w, reduction="weighted_mean")
+    # CatBoost keeps weights in float32.
+    np.testing.assert_allclose(min(values), expected, rtol=2**-24)
+
+
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
 def test_copies(duplicate) -> None:
     z, x = labels[:5], features[:5, 0]

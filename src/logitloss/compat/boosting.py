@@ -1,4 +1,4 @@
-"""Gradient boosting: an objective and a metric for all interfaces of XGBoost and LightGBM.
+"""Gradient boosting: an objective and a metric for XGBoost, LightGBM and CatBoost.
 
 `train` of both libraries passes raw scores and a data set, which knows its labels and weights.
 Their scikit-learn classes pass labels and raw scores.
@@ -82,8 +82,9 @@ class Metric:
     """Weighted binary cross-entropy as an evaluation metric, for an ``Objective``.
 
     Pass the same object to ``xgboost.train(custom_metric=...)``,
-    ``XGBClassifier(eval_metric=...)``, ``lightgbm.train(feval=...)`` or
-    ``LGBMClassifier().fit(eval_metric=...)``. Less is better, and early stopping knows it.
+    ``XGBClassifier(eval_metric=...)``, ``lightgbm.train(feval=...)``,
+    ``LGBMClassifier().fit(eval_metric=...)`` or ``CatBoost(eval_metric=...)``. Less is better, and
+    early stopping knows it.
 
     Parameters
     ----------
@@ -136,6 +137,22 @@ class Metric:
         if group is not _NOT_LIGHTGBM or hasattr(second, "get_init_score"):
             return self.name, value, False
         return (self.name, value) if _is_data(second) else value
+
+    def evaluate(self, approxes: Any, target: Any, weight: Any) -> tuple[float, float]:
+        """Return the sums of the losses and of the weights of a part of the data, for CatBoost."""
+        labels, scores, weight = _arguments(target, approxes[0], weight)
+        loss = _losses.weighted_cross_entropy_with_logits(
+            labels, scores, self.pos_weight, weight=weight, reduction="sum"
+        )
+        return float(loss), float(labels.size if weight is None else weight.sum())
+
+    def get_final_error(self, error: float, weight: float) -> float:
+        """Return the metric from the sums over all parts, for CatBoost."""
+        return error / weight if weight else np.nan
+
+    def is_max_optimal(self) -> bool:
+        """Return False, because less is better, for CatBoost."""
+        return False
 
 
 def _arguments(first: Any, second: Any, weight: Any) -> tuple[Any, Any, Any]:
