@@ -3,12 +3,14 @@
 The blocks of a page run in order and share their names, in an empty folder that holds a copy of
 examples/. A ```python block runs as it is; one that starts with >>> must give the output that
 follows, numbers to the digits shown. In a ```console block the lines that start with $ are run by
-bash, and must give the output that follows, where there is any. A block that imports a library
-which is not installed is skipped. So is one after `<!-- not run: the reason -->`.
+bash, and must give the output that follows, if there is any. A block that imports a library which
+is not installed is skipped. So is one after `<!-- not run: the reason -->`, and one that uses a
+name which only a skipped block would have bound.
 """
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib.util
 import os
@@ -42,17 +44,41 @@ NOT_RUN = re.compile(r"<!-- not run: (.*) -->\n\Z")
 
 def parse_python(document: Document) -> Iterable[Region]:
     statements = DocTestStringParser(DocTestEvaluator(OPTIONS))
+    unbound: dict[str, Skip] = {}
     for block in blocks(document, "python", PythonEvaluator()):
         imported = dict.fromkeys(IMPORT.findall(block.parsed))
         missing = [name for name in imported if importlib.util.find_spec(name) is None]
+        bound, used = names(block.parsed)
         if missing:
             block.evaluator = Skip(f"needs {' and '.join(missing)}")
+        elif lacking := sorted((used - bound) & unbound.keys()):
+            block.evaluator = unbound[lacking[0]]
+        for name in bound:
+            unbound.pop(name, None)
+            if isinstance(block.evaluator, Skip):
+                unbound[name] = block.evaluator
         if not block.parsed.startswith(">>>") or isinstance(block.evaluator, Skip):
             yield block
             continue
         for statement in statements(block.parsed, document.path):
             statement.adjust(block, block.parsed)
             yield statement
+
+
+def names(block: str) -> tuple[set[str], set[str]]:
+    """The names that a block binds, and those that it uses."""
+    if block.startswith(">>>"):
+        block = "".join(example.source for example in doctest.DocTestParser().get_examples(block))
+    bound, used = set(), set()
+    for node in ast.walk(ast.parse(block)):
+        match node:
+            case ast.Name(name, ast.Load()):
+                used.add(name)
+            case ast.Name(name) | ast.FunctionDef(name) | ast.ClassDef(name):
+                bound.add(name)
+            case ast.alias(name, other):
+                bound.add(other or name.partition(".")[0])
+    return bound, used
 
 
 def parse_console(document: Document) -> Iterable[Region]:
