@@ -104,7 +104,8 @@ int logitloss_plan_grid(logitloss_grid_launch launches[2], const logitloss_task 
         divisor = (double)task->size;
     double times = 0;
     if (reduction == LOGITLOSS_WEIGHTED_MEAN) {
-        if (!task->weight.data) {
+        /* Of weights for no elements, none may be in memory. */
+        if (!task->weight.data || !task->size) {
             divisor = task->weight_value * (double)task->size;
         } else if (logitloss_sums_weights_first(task)) {
             logitloss_task weights = {.divisor = 1, .weight_value = 1, .adds_weights = 1};

@@ -821,7 +821,7 @@ cdef class Launches:
         cdef logitloss_type reduced = <logitloss_type>type
         cdef double divisor = 1
         cdef int order, derivatives = 0, i
-        arrays.weight_value = 1
+        arrays.pos_weight_value = arrays.weight_value = 1
         for order in orders:
             derivatives |= 1 << order
         if reduction in _REDUCTIONS:

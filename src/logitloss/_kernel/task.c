@@ -247,6 +247,8 @@ double logitloss_plan_weights(logitloss_task *weights, const logitloss_task *tas
         weights->size *= task->weight.axes[axis].size;
         weights->axes[weights->weight.ndim++] = task->weight.axes[axis];
     }
+    if (!weights->weight.ndim)
+        weights->axes[weights->weight.ndim++] = (logitloss_axis){1, 0};
     return (double)(task->size / weights->size);
 }
 
