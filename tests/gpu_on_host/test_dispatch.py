@@ -268,3 +268,53 @@ def test_outputs_of_torch(torch_on_host: Any) -> None:
         assert weighted(labels, logits, 2.0, out=out) is out
         assert torch.equal(out, expected)
         assert out._version > version
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean", "weighted_mean"])
+def test_layouts_of_torch_that_are_left_to_the_formula(torch_on_host: Any, reduction: str) -> None:
+    """Results have the dtype that the kernel's would have, the gradient of a loss as well."""
+    torch, launcher = torch_on_host
+    logits = torch.rand((3,) * 10).half()[(slice(2),) * 10].requires_grad_()
+    options = {"weight": torch.tensor(0.5, dtype=torch.float16), "reduction": reduction}
+    value = weighted(logits.detach(), logits, 2.0, **options)
+    value.sum().backward()
+    results = logitloss.value_and_grad(logits.detach(), logits.detach(), 2.0, **options)
+    assert not launcher.versions
+    assert torch.equal(value, results[0])
+    assert all(result.dtype is torch.float16 for result in (value, logits.grad, *results))
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), ()])
+def test_no_elements_have_no_weights(torch_on_host: Any, shape: tuple[int, ...]) -> None:
+    torch, _ = torch_on_host
+    value, gradient = logitloss.value_and_grad(
+        torch.empty(0), torch.empty(0), 2.0, weight=torch.ones(shape), reduction="weighted_mean"
+    )
+    assert value.isnan()
+    assert gradient.shape == (0,)
+
+
+def test_memory_of_torch_that_holds_other_numbers(torch_on_host: Any) -> None:
+    """A negated view, and a tensor of zeros that has no memory at all."""
+    torch, _ = torch_on_host
+    plain = torch.rand(5) + 1
+    negated = torch.complex(torch.zeros(5), -plain).conj().imag
+    assert negated.is_neg()
+    none = torch._efficientzerotensor(5)
+    for value, other in ((negated, plain), (none, torch.zeros(5))):
+        for position in range(4):
+            got, expected = (
+                logitloss.value_and_grad(*given[:3], weight=given[3])
+                for given in (
+                    [number if i == position else plain for i in range(4)]
+                    for number in (value, other)
+                )
+            )
+            assert all(map(torch.equal, got, expected))
+        logits = plain.clone().requires_grad_()
+        loss = weighted(plain, logits, 2.0)
+        got, expected = (
+            torch.autograd.grad(loss, logits, number, retain_graph=True)[0]
+            for number in (value, other)
+        )
+        assert torch.equal(got, expected)

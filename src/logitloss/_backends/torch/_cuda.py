@@ -12,11 +12,11 @@ from torch import Tensor
 
 from logitloss import _reductions
 from logitloss._backends import cuda
-from logitloss._backends.torch._private import current_stream
+from logitloss._backends.torch._private import current_stream, is_zero_without_memory
 from logitloss._backends.torch._reduced import reduced_by
 from logitloss._backends.torch._values import READABLE, TYPES, Results, by_formula
 from logitloss._kernel import kernel
-from logitloss._reductions import masked
+from logitloss._reductions import TOTAL, masked
 
 _NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in READABLE}
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
@@ -47,8 +47,8 @@ def by_cuda(
     The results are multiplied by `scale`, which masks with its zeros as a weight does.
     """
     # Held here: the memory of a copy must not become that of a result.
-    labels, logits, pos_weight, weight = map(
-        _without_sign_bit, (labels, logits, pos_weight, weight)
+    labels, logits, pos_weight, weight, scale = map(
+        _in_memory, (labels, logits, pos_weight, weight, scale)
     )
     dtype = logits.dtype
     if labels.is_floating_point():
@@ -74,10 +74,11 @@ def by_cuda(
     operands = labels, logits, pos_weight, weight
     results = reduced_by(by_formula, operands, orders, reduction)
     if scale is not None:
-        results = tuple([masked(result, scale, xp).to(dtype) for result in results])
-    if outs is None:
-        return results
-    return tuple([out.copy_(result) for out, result in zip(outs, results, strict=True)])
+        results = tuple([masked(result, scale, xp) for result in results])
+    if outs is not None:
+        return tuple([out.copy_(result) for out, result in zip(outs, results, strict=True)])
+    # A total has the dtype of the sum.
+    return results if reduction == TOTAL else tuple([result.to(dtype) for result in results])
 
 
 def _on(device: torch.device) -> Any:
@@ -87,8 +88,11 @@ def _on(device: torch.device) -> Any:
     return torch.cuda.device(device)
 
 
-def _without_sign_bit(value: Any) -> Any:
-    return value.resolve_neg() if isinstance(value, Tensor) else value
+def _in_memory(value: Any) -> Any:
+    """The tensor whose memory holds its numbers: not negated ones, and not none for zeros."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.clone() if is_zero_without_memory(value) else value.resolve_neg()
 
 
 def _describe(value: Any) -> Any:

@@ -19,6 +19,9 @@ is_jit_traced = torch._C._is_tracing
 # Builds without CUDA have none.
 current_stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", int)
 
+# Forward mode has such tangents.
+is_zero_without_memory: Callable[[Tensor], bool] = torch._is_zerotensor
+
 
 def is_profiled() -> bool:
     return torch.autograd.profiler._is_profiler_enabled
