@@ -86,6 +86,7 @@ def test_the_largest_rise_over_a_smaller_size(load) -> None:
     assert report.largest_rise({"100": 3e-7, "1000": 2e-6}) == (1, 100)
 
 
+@pytest.mark.exhaustive
 def test_compare(load, tmp_path: Path) -> None:
     if shutil.which(os.environ.get("CC", "cc")) is None or not kernel.OPENMP:
         pytest.skip("needs a C compiler with OpenMP")

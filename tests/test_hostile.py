@@ -227,6 +227,7 @@ def test_memory_that_others_hold() -> None:
         logitloss.weighted_cross_entropy_with_logits(LABELS, LOGITS, 2.0, out=read_only)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.maxsize < 2**33, reason="needs 64-bit indices")
 def test_more_elements_than_32_bits_count() -> None:
     """One element repeated: no memory is needed, but every index and count is as large."""

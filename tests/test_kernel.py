@@ -87,6 +87,7 @@ def test_fused_instruction_sets_give_the_same_bits() -> None:
     assert results["avx2"] == results["avx512"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("target", kernel.AVAILABLE_TARGETS)
 def test_every_instruction_set_is_accurate(target: str) -> None:
     """The value tests, run again with the instruction set forced."""
@@ -134,7 +135,10 @@ def test_every_length(dtype: str, size: int) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 # The most slices of the least size fill the array of their sums to its end.
-@pytest.mark.parametrize("size", [100_003, 1024 * 4096, 4_300_000])
+@pytest.mark.parametrize(
+    "size",
+    [100_003, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (1024 * 4096, 4_300_000))],
+)
 def test_number_of_threads_changes_no_bit(dtype: str, size: int) -> None:
     labels, logits = values(dtype, size)
     results = []

@@ -118,6 +118,7 @@ def extra() -> dict[str, dict[str, int]]:
     return json.loads(result.stdout)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_nothing_but_the_result_grows_with_the_input(
     extra: dict[str, dict[str, int]], layout: str
@@ -126,6 +127,7 @@ def test_nothing_but_the_result_grows_with_the_input(
     assert not over
 
 
+@pytest.mark.exhaustive
 def test_one_byte_for_each_element_would_be_seen(extra: dict[str, dict[str, int]]) -> None:
     assert extra["control"]["any"] > ALLOWANCE
 

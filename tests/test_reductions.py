@@ -210,6 +210,7 @@ def test_sum_of_weights_beyond_float32(backend: Backend, as_array: bool) -> None
     np.testing.assert_array_max_ulp(backend.to_numpy(gradient), expected, 1)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_sums_of_ten_million(dtype: str) -> None:
     """Within 1 ulp of the sum of the exact losses, those of the elements rounded to float64."""

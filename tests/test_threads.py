@@ -46,7 +46,8 @@ logitloss.sigmoid_cross_entropy_with_logits(x, x)
 
 def test_show_config(capsys: pytest.CaptureFixture[str]) -> None:
     configuration = logitloss.show_config("dicts")
-    assert list(configuration) == ["version", "cpu", "cpu_available", "openmp", "threads"]
+    names = ["version", "cpu", "cpu_available", "openmp", "threads", "cuda"]
+    assert list(configuration) == names
     assert configuration["version"] == logitloss.__version__
     assert configuration["cpu"] in configuration["cpu_available"]
     logitloss.show_config()

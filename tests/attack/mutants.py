@@ -189,7 +189,7 @@ class Workspace:
 
     def test(self, file: str) -> str:
         names = TESTS if file != "kernel.pyx" else f"{CYTHON_TESTS} {TESTS}"
-        options = ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-k", NUMPY_ALONE]
+        options = ["-m", "", "-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-k", NUMPY_ALONE]
         options += ["-o", f"faulthandler_timeout={SECONDS_PER_TEST}"]
         options += ["-o", "faulthandler_exit_on_timeout=true"]
         files = [f"tests/{name}.py" for name in names.split()]

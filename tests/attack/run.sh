@@ -106,7 +106,7 @@ memcheck() {
   build_extension -Ddebug=true
   # What the interpreter does by itself is not ours to judge: only what a call of the kernel leads to.
   (cd "$work" && PYTHONPATH=src PYTHONMALLOC=malloc valgrind --log-file=valgrind.log --num-callers=40 \
-    "$python" -m pytest -q --no-header -p no:cacheprovider -k "not past_the_end" tests/test_{layouts,numpy,out}.py)
+    "$python" -m pytest -m "" -q --no-header -p no:cacheprovider -k "not past_the_end" tests/test_{layouts,numpy,out}.py)
   if grep -qE 'kernel\.(pyx|cpython)|(blocks|careful|task)\.c' "$work/valgrind.log"; then
     cat "$work/valgrind.log"
     exit 1
@@ -127,7 +127,7 @@ extension() {
     tests/test_arguments.py tests/test_hostile.py tests/test_properties.py)
   (cd "$work" && env ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
     LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
-    PYTHONPATH=src PYTHONMALLOC=malloc "$python" -m pytest -q --no-header -p no:cacheprovider \
+    PYTHONPATH=src PYTHONMALLOC=malloc "$python" -m pytest -m "" -q --no-header -p no:cacheprovider \
     -k "(numpy or not (strict or torch or jax or dask or cupy)) and not bounds and not instruction_set and not past_the_end and not full_disk and not 32_bits and not no_memory" \
     -r fE "${tests[@]}")
 }

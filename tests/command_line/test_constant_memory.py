@@ -9,6 +9,8 @@ import pytest
 
 from command_line.commands import sparse
 
+pytestmark = pytest.mark.exhaustive
+
 PEAK = """
 import sys
 from logitloss._command_line.main import main

@@ -18,6 +18,7 @@ ORDERS = ((0,), (0, 1), (1, 2), (1,), (2,))
 SPECIAL = [0.0, -0.0, 1.0, 0.5, 1e-7, np.nan, np.inf, -np.inf, 33.0, -88.0, 104.0, -709.0, 750.0]
 
 pytestmark = [
+    pytest.mark.exhaustive,
     pytest.mark.skipif(COMPILER is None, reason="no C++ compiler"),
     pytest.mark.skipif(not kernel.TARGET_IS_FUSED, reason="this CPU has no fused multiply-add"),
 ]
