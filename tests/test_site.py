@@ -24,6 +24,7 @@ for _extension in (
 ):
     pytest.importorskip(_extension)
 
+pytestmark = pytest.mark.exhaustive
 ROOT = Path(__file__).parents[1]
 PHONE, LAPTOP = (390, 844), (1280, 800)
 # Not written by us: lists of names, and the search.
