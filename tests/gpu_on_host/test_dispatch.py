@@ -318,3 +318,27 @@ def test_memory_of_torch_that_holds_other_numbers(torch_on_host: Any) -> None:
             for number in (value, other)
         )
         assert torch.equal(got, expected)
+
+
+def test_an_output_of_torch_whose_storage_overlaps_that_of_an_operand(torch_on_host: Any) -> None:
+    torch, _ = torch_on_host
+    memory = np.linspace(-3, 3, 50, dtype=np.float32)
+    labels, logits, out = torch.rand(40), *map(torch.from_numpy, (memory[:40], memory[1:41]))
+    expected = weighted(labels, logits, 2.0)
+    assert torch.equal(weighted(labels, logits, 2.0, out=out), expected)
+
+
+def test_outputs_of_torch_that_share_memory_are_refused(
+    torch_on_host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch, _ = torch_on_host
+    labels, logits, memory = torch.rand(4), torch.rand(4), torch.empty(8)
+    expected = logitloss.value_and_grad(labels, logits, 2.0)
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    with pytest.raises(ValueError, match="`out` must be two arrays with no memory in common"):
+        logitloss.value_and_grad(labels, logits, 2.0, out=(memory[:4], memory[3:7]))
+    # They span the same bytes and share none.
+    outs = memory[::2], memory[1::2]
+    logitloss.value_and_grad(labels, logits, 2.0, out=outs)
+    assert all(map(torch.equal, outs, expected))

@@ -9,10 +9,13 @@ in a CUDA graph.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from logitloss._formula import Array
 from logitloss._kernel import kernel
@@ -111,6 +114,23 @@ def compute(
         _give_up(str(error))
         return None
     return results
+
+
+def memory(
+    address: int, shape: Sequence[int], strides: Sequence[int], itemsize: int
+) -> np.ndarray[Any, Any]:
+    """An array on a GPU as one of NumPy's, which can be asked what memory it shares, but not read.
+
+    The strides are in bytes.
+    """
+    interface = {
+        "version": 3,
+        "data": (address, False),
+        "shape": tuple(shape),
+        "strides": tuple(strides),
+        "typestr": f"|V{itemsize}",
+    }
+    return np.asarray(SimpleNamespace(__array_interface__=interface))
 
 
 def launcher_or_reason() -> Any:

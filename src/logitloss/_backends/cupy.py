@@ -9,13 +9,13 @@ import cupy
 
 from logitloss import _reductions
 from logitloss._backends import cuda, generic
-from logitloss._call import Call, refuse_shared_outs
+from logitloss._call import Call, refuse_shared_outs, share_memory
 from logitloss._kernel import kernel
 
 
 def compute(call: Call) -> tuple[Any, ...]:
     outs = call.outs
-    if outs is not None and any(cupy.may_share_memory(*pair) for pair in combinations(outs, 2)):
+    if outs is not None and any(_share_memory(*pair) for pair in combinations(outs, 2)):
         refuse_shared_outs()
     reduction: str | float = call.reduction
     if reduction not in kernel.REDUCTIONS:
@@ -44,12 +44,20 @@ def _launch(call: Call, reduction: Any) -> tuple[Any, ...] | None:
         return None
     outs = call.outs
     can_write = outs is not None and all(
-        out.flags.c_contiguous and not any(cupy.may_share_memory(out, array) for array in arrays)
+        out.flags.c_contiguous and not any(_share_memory(out, array) for array in arrays)
         for out in outs
     )
     return cuda.compute(
         _LIBRARY, dtype, call.orders, *inputs, reduction, outs if can_write else None
     )
+
+
+def _share_memory(first: Any, second: Any) -> bool:
+    memory = [
+        cuda.memory(array.data.ptr, array.shape, array.strides, array.itemsize)
+        for array in (first, second)
+    ]
+    return share_memory(*memory)
 
 
 def _describe(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""PyTorch tensors: the kernel on the CPU, the formula elsewhere, derivatives of every order.
+"""PyTorch tensors: the kernel on CPUs and on GPUs of NVIDIA's, the formula elsewhere.
 
 `_ways` decides how a call is computed, `_values` computes it, `_rules` differentiates it, and
 `_operator` is what stands in compiled graphs.
@@ -19,10 +19,18 @@ from array_api_compat import torch as xp
 from torch import Tensor
 
 from logitloss._array_likes import refuse_mask_and_unit
-from logitloss._backends.torch._cuda import by_cuda
+from logitloss._backends.torch._cuda import by_cuda, memory_of
 from logitloss._backends.torch._private import is_profiled, is_transformed
 from logitloss._backends.torch._reduced import reduced_by
-from logitloss._backends.torch._values import FULL, HALF, INTEGRAL, as_array, by_kernel, is_readable
+from logitloss._backends.torch._values import (
+    FULL,
+    HALF,
+    INTEGRAL,
+    TYPES,
+    as_array,
+    by_kernel,
+    is_readable,
+)
 from logitloss._backends.torch._ways import (
     by_compiled_kernel,
     by_compiled_step,
@@ -140,8 +148,8 @@ def _compute(call: Call) -> tuple[Tensor, ...]:
     operands = call.labels, call.logits, call.pos_weight, call.weight
     way = way_of(operands, call.orders)
     if call.outs is not None:
-        _refuse_shared(call.outs)
         _refuse_recording((*operands, *call.outs))
+        _refuse_shared(call.outs)
         if way is by_kernel and (views := _views(call.outs)) is not None:
             by_kernel(*operands, call.orders, call.reduction, views)
             torch.autograd.graph.increment_version(call.outs)
@@ -163,6 +171,9 @@ def _compute(call: Call) -> tuple[Tensor, ...]:
 
 def _refuse_shared(outs: Sequence[Tensor]) -> None:
     arrays = [as_array(out) for out in outs if out.is_cpu]
+    # Dynamo cannot ask for an address.
+    if not is_compiling():
+        arrays += [memory_of(out) for out in outs if out.is_cuda and type(out) in TYPES]
     if any(share_memory(one, other) for one, other in combinations(arrays, 2)):
         refuse_shared_outs()
 
@@ -203,11 +214,11 @@ def _refuse_recording(tensors: Sequence[Any]) -> None:
 
 def _can_be_written(outs: Sequence[Tensor], operands: Sequence[Any]) -> bool:
     """Whether outputs on a GPU can be written to at once, since they share no memory."""
-    read = {value.untyped_storage().data_ptr() for value in operands if isinstance(value, Tensor)}
-    return all(
-        out.is_contiguous() and not out.is_neg() and out.untyped_storage().data_ptr() not in read
-        for out in outs
-    )
+    if not all(type(out) in TYPES and out.is_contiguous() and not out.is_neg() for out in outs):
+        return False
+    written = map(memory_of, outs)
+    read = [memory_of(value) for value in operands if isinstance(value, Tensor)]
+    return not any(share_memory(out, value) for out in written for value in read)
 
 
 def _views(outs: tuple[Tensor, ...]) -> tuple[Any, ...] | None:

@@ -102,6 +102,12 @@ def _describe(value: Any) -> Any:
     return value.data_ptr(), code, value.shape, value.stride(), itemsize
 
 
+def memory_of(tensor: Tensor) -> Any:
+    """What `share_memory` takes in the place of a tensor."""
+    address, _, shape, strides, itemsize = _describe(tensor)
+    return cuda.memory(address, shape, [itemsize * stride for stride in strides], itemsize)
+
+
 def _empty(shape: tuple[int, ...], dtype: str, like: Tensor) -> Tensor:
     return torch.empty(shape, dtype=_DTYPES[dtype], device=like.device)
 
