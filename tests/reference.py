@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +14,46 @@ from mpmath import mp, mpf
 mp.dps = 50
 
 Point = tuple[float, float, float]
+
+# Where derivatives are compared: logits on either side of every limit of the formulas, and labels.
+_MAGNITUDES = [0.0, 1e-10, 1e-3, 0.5, 2.3, 15.0, 20.0, 37.0, 80.0, 87.5, 95.0, 150.0, 709.0, 745.0]
+LOGITS = [*_MAGNITUDES, *(-m for m in _MAGNITUDES)]
+LABELS = [0.0, 1.0, 0.5, 1e-7]
+
+SPECIAL = [
+    # labels, logits, pos_weight -> loss, gradient, Hessian
+    (0, -math.inf, 3, 0, 0, 0),
+    (1, +math.inf, 3, 0, 0, 0),
+    (0, +math.inf, 3, math.inf, 1, 0),
+    (1, -math.inf, 3, math.inf, -3, 0),
+    (1, -math.inf, 0, 0, 0, 0),
+    (0.5, -math.inf, 3, math.inf, -1.5, 0),
+    (0.5, +math.inf, 3, math.inf, 0.5, 0),
+    (0, -math.inf, math.inf, 0, 0, 0),
+    (0, 0, math.inf, math.log(2), 0.5, 0.25),
+    (1, 0, math.inf, math.inf, -math.inf, math.inf),
+    (1, 1, math.inf, math.inf, -math.inf, math.inf),
+    (1, math.inf, math.inf, 0, 0, 0),
+    (0, 0, 3, math.log(2), 0.5, 0.25),
+    (0, -0.0, 3, math.log(2), 0.5, 0.25),
+    (1, 0, 3, 3 * math.log(2), -1.5, 0.75),
+    (1, -0.0, 3, 3 * math.log(2), -1.5, 0.75),
+    (0.25, 0, 3, 1.5 * math.log(2), 0, 0.375),
+    (1, 5, 0, 0, 0, 0),
+    (1, -5, 0, 0, 0, 0),
+    (math.nan, 1, 3, math.nan, math.nan, math.nan),
+    (0, math.nan, 3, math.nan, math.nan, math.nan),
+    (1, math.nan, 0, math.nan, math.nan, math.nan),
+    (1, 1, math.nan, math.nan, math.nan, math.nan),
+    (0, 1, math.nan, math.nan, math.nan, math.nan),
+    (0, -math.inf, math.nan, math.nan, math.nan, math.nan),
+    # Labels beyond 0 and 1, and negative coefficients, continue the formula.
+    (2, +math.inf, 3, -math.inf, -1, 0),
+    (-1, -math.inf, 3, -math.inf, 3, 0),
+    (-0.5, -1, math.inf, -math.inf, math.inf, -math.inf),
+    (2, 1, math.inf, math.inf, -math.inf, math.inf),
+    (1, -math.inf, -2, -math.inf, 2, 0),
+]
 
 
 def softplus(v: mpf) -> mpf:

@@ -37,9 +37,6 @@ inf, nan = math.inf, math.nan
 CUSTOM_CALL = "custom_call @logitloss"
 needs_kernel = pytest.mark.skipif(kernel.xla_handler() is None, reason="no custom call here")
 
-MAGNITUDES = [0.0, 1e-10, 1e-3, 0.5, 2.3, 15.0, 20.0, 37.0, 80.0, 87.5, 95.0, 150.0, 709.0, 745.0]
-LOGITS = [*MAGNITUDES, *(-m for m in MAGNITUDES)]
-LABELS = [0.0, 1.0, 0.5, 1e-7]
 POS_WEIGHTS = [0.0, 1e-8, 1.0, 3.0]
 # A power of two: it adds no rounding to that of the slope which it multiplies.
 WEIGHT = 0.25
@@ -50,7 +47,7 @@ def one_loss(labels, logits, pos_weight, weight):
 
 
 def points(dtype: str) -> list[np.ndarray]:
-    grid = np.array(list(itertools.product(LABELS, LOGITS, POS_WEIGHTS))).T
+    grid = np.array(list(itertools.product(reference.LABELS, reference.LOGITS, POS_WEIGHTS))).T
     return list(grid.astype(dtype))
 
 

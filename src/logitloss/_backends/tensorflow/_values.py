@@ -143,6 +143,7 @@ class _Pieces(NamedTuple):
     e: Tensor  # exp(-|x|), but not below exp(-87)
     tail: Tensor | None  # what e lacks: exp(-|x|) = e * tail; None stands for 1
     has_positives: bool  # pos_weight is known not to be zero
+    is_finite: bool  # pos_weight is known to be finite
 
 
 # exp(-87) is still a normal number of float32.
@@ -161,7 +162,8 @@ def _pieces(labels: Tensor, logits: Tensor, pos_weight: Tensor | float) -> _Piec
     negative_cost = 1.0 - labels
     known = _known(pos_weight)
     pos_weight = xp.asarray(pos_weight, labels.dtype)
-    if known is not None and np.all(np.isfinite(known)):
+    is_finite = known is not None and bool(np.all(np.isfinite(known)))
+    if is_finite:
         positive_cost = labels * pos_weight
     else:
         positive_cost = _product(pos_weight, labels)
@@ -179,6 +181,7 @@ def _pieces(labels: Tensor, logits: Tensor, pos_weight: Tensor | float) -> _Piec
         e=e,
         tail=tail,
         has_positives=known is not None and bool(np.all(known)),
+        is_finite=is_finite,
     )
 
 
@@ -202,7 +205,13 @@ def _select(condition: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def _times_tail(values: Tensor, p: _Pieces) -> Tensor:
-    return values if p.tail is None else tf.math.multiply_no_nan(values, p.tail)
+    if p.tail is None:
+        return values
+    if p.is_finite:
+        return values * p.tail
+    # Infinity times zero is zero, but NaN stays NaN.
+    nan = xp.where(tf.math.is_nan(values), values, 0.0)
+    return tf.math.multiply_no_nan(values, p.tail) + nan
 
 
 def _loss(p: _Pieces) -> Tensor:
@@ -212,7 +221,10 @@ def _loss(p: _Pieces) -> Tensor:
         # `xlog1py` is 0 for a logit of NaN where `both` is, as it is for label 1 and pos_weight 0.
         small = p.both * tf.math.log1p(p.e)
     small = _times_tail(small, p)
-    return small - tf.math.multiply_no_nan(p.opposite, p.near)
+    large = tf.math.multiply_no_nan(p.opposite, p.near)
+    if not p.is_finite:
+        large = _select(p.opposite == 0, p.opposite, large)
+    return small - large
 
 
 def _gradient(p: _Pieces) -> Tensor:
