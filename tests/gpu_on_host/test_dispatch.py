@@ -170,6 +170,18 @@ def test_what_cannot_be_loaded_leaves_calls_to_the_formula(driver: Driver) -> No
     assert len(driver.loaded) == 1
 
 
+def test_a_graph_that_was_being_captured_leaves_the_kernel_in_use(driver: Driver) -> None:
+    array = np.zeros(10, np.float32)
+    driver.failing["cuLibraryLoadData"] = types.SimpleNamespace(
+        name="CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"
+    )
+    with pytest.raises(RuntimeError, match="CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"):
+        call(array)
+    driver.failing.clear()
+    assert call(array) is not None
+    assert len(driver.launched) == 1
+
+
 def test_the_configuration_names_the_launcher(driver: Driver) -> None:
     assert logitloss.show_config("dicts")["cuda"] == "kernel: cuda.bindings, NVRTC 13.0"
 
@@ -342,3 +354,11 @@ def test_outputs_of_torch_that_share_memory_are_refused(
     outs = memory[::2], memory[1::2]
     logitloss.value_and_grad(labels, logits, 2.0, out=outs)
     assert all(map(torch.equal, outs, expected))
+
+
+def test_numbers_of_numpy_are_coefficients_of_torch(torch_on_host: Any) -> None:
+    torch, launcher = torch_on_host
+    values = torch.rand(5)
+    got = weighted(values, values, np.float64(2), weight=np.float64(0.5))
+    assert torch.equal(got, weighted(values, values, 2.0, weight=0.5))
+    assert len(launcher.versions) == 1

@@ -236,6 +236,9 @@ class Launcher:
             library = self._checked(driver.cuLibraryLoadData(code, [], [], 0, [], [], 0))
             entry = self._checked(driver.cuLibraryGetKernel(library, _ENTRY))
         except RuntimeError as error:
+            if "STREAM_CAPTURE" in str(error):
+                # That spoils the graph, but what is loaded outside of one can be launched in it.
+                raise
             raise CompilationError(str(error)) from error
         # The driver takes one for the other, in any context.
         return driver.CUfunction(int(entry))

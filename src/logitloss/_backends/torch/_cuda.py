@@ -96,7 +96,7 @@ def _in_memory(value: Any) -> Any:
 
 
 def _describe(value: Any) -> Any:
-    if value is None or type(value) is float:
+    if value is None or isinstance(value, float):
         return value
     code, itemsize = _CODES[value.dtype]
     return value.data_ptr(), code, value.shape, value.stride(), itemsize
