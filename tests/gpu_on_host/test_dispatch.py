@@ -202,6 +202,8 @@ def torch_on_host(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, 
     torch = pytest.importorskip("torch")
     if COMPILER is None:
         pytest.skip("no C++ compiler")
+    if not kernel.TARGET_IS_FUSED:
+        pytest.skip("this CPU has no fused multiply-add")
     weighted(torch.ones(1), torch.ones(1), 1.0)
     from logitloss._backends.torch import _cuda, _ways
 

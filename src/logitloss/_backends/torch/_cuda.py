@@ -89,7 +89,7 @@ def _on(device: torch.device) -> Any:
 
 
 def _in_memory(value: Any) -> Any:
-    """The tensor whose memory holds its numbers: not negated ones, and not none for zeros."""
+    """The tensor, or a copy where its memory holds other numbers or there is none."""
     if not isinstance(value, Tensor):
         return value
     return value.clone() if is_zero_without_memory(value) else value.resolve_neg()
