@@ -43,8 +43,6 @@ from logitloss._libraries import is_masked_tensor
 from logitloss._reductions import REDUCTIONS
 
 is_compiling = torch.compiler.is_compiling
-# The ways that know every reduction, and numbers for coefficients.
-_WHOLE = (by_kernel, by_step, by_compiled_kernel, by_compiled_step, by_cuda, by_cuda_step)
 _FLOATING = (*FULL, *HALF)
 # Dynamo turns these into tensors, but cannot trace them through the checks.
 _CONSTANTS = (list, tuple, np.ndarray, np.generic)
@@ -158,7 +156,16 @@ def _compute(call: Call) -> tuple[Tensor, ...]:
             by_cuda(*operands, call.orders, call.reduction, call.outs)
             torch.autograd.graph.increment_version(call.outs)
             return call.outs
-    if any(way is whole for whole in _WHOLE):
+    # Those that know every reduction, and numbers for coefficients. One by one, since a small call
+    # notices a loop, and Dynamo compares these in no other way.
+    if (
+        way is by_kernel
+        or way is by_step
+        or way is by_compiled_kernel
+        or way is by_compiled_step
+        or way is by_cuda
+        or way is by_cuda_step
+    ):
         results = tuple(way(*operands, call.orders, call.reduction))
         if call.outs is None:
             return results
