@@ -20,7 +20,7 @@ is_jit_traced = torch._C._is_tracing
 current_stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", int)
 
 # Forward mode has such tangents.
-is_zero_without_memory: Callable[[Tensor], bool] = torch._is_zerotensor
+is_zero_without_memory: Callable[[Tensor], bool] = Tensor._is_zerotensor
 
 
 def is_profiled() -> bool:
