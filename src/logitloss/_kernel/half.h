@@ -63,7 +63,8 @@ static inline uint16_t logitloss_to_float16(float value)
     return (uint16_t)(sign | (rest < 0x38800000 ? subnormal : rest < 0x477ff000 ? normal : special));
 }
 
-/* n numbers one after the other, at any addresses. */
+/* n numbers one after the other, at any addresses.  What is left is counted down: in `i < n` GCC
+ * warns of an overflow where n is constant. */
 static inline void logitloss_widen_float16(const char *from, float *restrict to, ptrdiff_t n)
 {
     ptrdiff_t i = 0;
@@ -75,7 +76,7 @@ static inline void logitloss_widen_float16(const char *from, float *restrict to,
     for (; i + 8 <= n; i += 8)
         _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + i * 2))));
 #endif
-    for (; i < n; i++) {
+    for (ptrdiff_t rest = n - i; rest > 0; rest--, i++) {
         uint16_t half;
         memcpy(&half, from + i * 2, sizeof half);
         to[i] = logitloss_from_float16(half);
@@ -93,7 +94,7 @@ static inline void logitloss_narrow_float16(const float *restrict from, char *to
     for (; i + 8 <= n; i += 8)
         _mm_storeu_si128((__m128i *)(to + i * 2), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT));
 #endif
-    for (; i < n; i++) {
+    for (ptrdiff_t rest = n - i; rest > 0; rest--, i++) {
         const uint16_t half = logitloss_to_float16(from[i]);
         memcpy(to + i * 2, &half, sizeof half);
     }
