@@ -34,6 +34,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import operations
 import peers
 import report
 from peers import POS_WEIGHT, Cases, arrays
@@ -60,12 +61,15 @@ PACKAGES = ("numpy", "numexpr", "numba", "scikit-learn", "torch", "jax")
 def compile_bounds() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "bounds.so"
-        flags = ["-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC", "-c"]
         compiler = os.environ.get("CC", "cc")
-        obj = library.with_suffix(".o")
-        subprocess.run([compiler, *flags, HERE / "bounds.c", "-o", obj], check=True)
+        objects = []
+        # A division stays one; a sum may be taken apart.
+        for source, flag in (("bounds.c", "-ffast-math"), ("rates.c", "-ffp-contract=fast")):
+            objects.append(library.with_name(source).with_suffix(".o"))
+            flags = ["-O3", "-march=native", flag, "-fopenmp", "-fPIC", "-c"]
+            subprocess.run([compiler, *flags, HERE / source, "-o", objects[-1]], check=True)
         # Linked without -ffast-math, which would flush subnormals in the whole process.
-        subprocess.run([compiler, "-shared", "-fopenmp", obj, "-o", library], check=True)
+        subprocess.run([compiler, "-shared", "-fopenmp", *objects, "-o", library], check=True)
         return ctypes.CDLL(str(library))
 
 
@@ -82,6 +86,39 @@ def memory(z: np.ndarray, x: np.ndarray, w: np.ndarray, out: np.ndarray, threads
         "weighted triad": lambda: weighted(z_data, x_data, w_data, out_data, *rest),
         "sweep": lambda: sweep(z_data, x_data, *rest),
     }
+
+
+# Of rates.c, in its order: how many operations a round has.
+RATES = {"fused": 12, "fused and added": 24, "divided": 12}
+ROUNDS = 100_000
+
+
+def arithmetic(dtype: str, threads: int) -> Cases:
+    """Rounds of independent operations on vectors of the width that the kernel uses."""
+    width = operations.WIDTHS.get(logitloss.show_config("dicts")["cpu"])
+    rate = getattr(compile_bounds(), f"rate_{dtype}_{width}", None)
+    if rate is None:
+        return {}
+    rounds = ctypes.c_ssize_t(ROUNDS)
+    return {name: lambda kind=kind: rate(kind, rounds, threads) for kind, name in enumerate(RATES)}
+
+
+def bounds_by_arithmetic(seconds: dict[str, float], dtype: str, size: int) -> dict[str, float]:
+    """What the operations of each case take at these rates, on vectors of so many elements."""
+    target, threads = logitloss.show_config("dicts")["cpu"], logitloss.get_num_threads()
+    each = {name: seconds[name] / (ROUNDS * RATES[name] * threads) for name in seconds}
+    vectors = size * operations.ITEMSIZES[dtype] / operations.WIDTHS[target]
+    found = {}
+    for case in operations.CASES:
+        counted = operations.operations(dtype, target, case)
+        # Whichever of the processor's units has most to do.
+        slowest = max(
+            counted.fused * each["fused"],
+            sum(counted) * each["fused and added"],
+            counted.divided * each["divided"],
+        )
+        found[case] = vectors * slowest
+    return found
 
 
 def ours(z: np.ndarray, x: np.ndarray, w: np.ndarray, out: np.ndarray) -> Cases:
@@ -166,7 +203,11 @@ def compare(
     threads = logitloss.get_num_threads()
     z, x = arrays(size, dtype)
     w, out = np.random.default_rng(1).random(size).astype(dtype), np.ones_like(x)
-    cases = {"memory": memory(z, x, w, out, threads), "logitloss": ours(z, x, w, out)}
+    cases = {
+        "memory": memory(z, x, w, out, threads),
+        "arithmetic": arithmetic(dtype, threads),
+        "logitloss": ours(z, x, w, out),
+    }
     for make in makers:
         try:
             cases |= make(z, x, out, threads)
@@ -183,6 +224,8 @@ def compare(
     results: dict[str, dict[str, float]] = {}
     for (library, case), seconds in measure(timers, rounds).items():
         results.setdefault(library, {})[case] = seconds
+    if rates := results.pop("arithmetic", None):
+        results["arithmetic"] = bounds_by_arithmetic(rates, dtype, size)
     return results
 
 

@@ -28,9 +28,9 @@ def arrays(size: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     return labels, logits
 
 
-def textbook(xp: Any, z: Any, x: Any) -> Any:
+def textbook(xp: Any, z: Any, x: Any, q: Any = POS_WEIGHT) -> Any:
     """The form that TensorFlow documents, as people write it down."""
-    return (1 - z) * x + (1 + (POS_WEIGHT - 1) * z) * (
+    return (1 - z) * x + (1 + (q - 1) * z) * (
         xp.log1p(xp.exp(-xp.abs(x))) + xp.maximum(-x, xp.zeros_like(x))
     )
 

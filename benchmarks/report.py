@@ -27,6 +27,14 @@ OVER_BOUNDS = (
     ("loss, bool labels", ("logitloss", "loss"), 1.1, 1.1),
     ("loss, int8 labels", ("logitloss", "loss"), 1.1, 1.1),
 )
+# A case of logitloss, what the memory alone takes, and the most that its time may be of the greater
+# of this and of what its arithmetic takes.
+OVER_ROOFLINE = (
+    ("loss", "triad", 1.15),
+    ("mean", "sweep", 1.15),
+    ("mean + gradient", "triad", 1.2),
+    ("loss, weight", "weighted triad", 1.2),
+)
 # A case, the peers of which the fastest counts, and how many times faster to be at least.
 OVER_PEERS = (
     ("loss", COMPILED, 2, 3),
@@ -45,6 +53,7 @@ def tables(results: Results) -> dict[str, str]:
     found = {
         "environment": _environment(results["environment"]),
         "bounds": _bounds(results["large"]),
+        "roofline": _roofline(results["large"], results["size"]),
         "peers": _peers(results["large"], results["size"]),
         "faster": _faster(results["large"]),
         "sizes": _sizes(results["sizes"]),
@@ -91,6 +100,19 @@ def _bounds(large: Results) -> str:
     return table(["times the other's time", "float32", "at most", "float64", "at most"], rows)
 
 
+def _roofline(large: Results, size: int) -> str:
+    rows = []
+    for case, stream, limit in OVER_ROOFLINE:
+        for dtype in DTYPES:
+            if "arithmetic" not in large[dtype]:
+                continue
+            memory, arithmetic = large[dtype]["memory"][stream], large[dtype]["arithmetic"][case]
+            ratio = large[dtype]["logitloss"][case] / max(memory, arithmetic)
+            bounds = (f"{seconds / size * 1e9:.2f}" for seconds in (memory, arithmetic))
+            rows.append([f"{case}, {dtype}", *bounds, mark(ratio, ratio <= limit), f"{limit}"])
+    return table(["case", "memory, ns", "arithmetic, ns", "over the greater", "at most"], rows)
+
+
 def _faster(large: Results) -> str:
     rows = []
     for case, libraries, *limits in OVER_PEERS:
@@ -129,7 +151,8 @@ def _peers(large: Results, size: int) -> str:
 def by_loss(large: Results) -> list[str]:
     """The peers, the fastest float32 loss first."""
     times = {name: cases["loss"] for name, cases in large["float32"].items() if "loss" in cases}
-    times.pop("logitloss")
+    for own in ("logitloss", "arithmetic"):
+        times.pop(own, None)
     return sorted(times, key=times.__getitem__)
 
 

@@ -97,7 +97,11 @@ def test_compare(load, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     results = json.loads(saved.read_text())
     assert results["environment"]["logitloss"] == logitloss.show_config("dicts")
-    assert set(results["large"]["float64"]) == {"memory", "logitloss"}
+    assert set(results["large"]["float64"]) - {"arithmetic"} == {"memory", "logitloss"}
+    if kernel.TARGET in ("avx2", "avx512"):
+        # The division of the gradient comes on top of what the loss takes.
+        arithmetic = results["large"]["float64"]["arithmetic"]
+        assert 0 < arithmetic["loss"] < arithmetic["mean + gradient"]
     assert results["sizes"]["float32"]["logitloss"]["mean"].keys() >= {"1", "100"}
 
     again = run("compare.py", "--from", saved, "--page", page)
@@ -107,6 +111,65 @@ def test_compare(load, tmp_path: Path) -> None:
     assert (before, after) == ("before\n", "\nafter\n")
     assert table in result.stdout
     assert table.count("\n") == 1 + len(load("report").OVER_BOUNDS)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(kernel.TARGET not in ("avx2", "avx512"), reason="not x86-64 with AVX2")
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="reads the assembly of GCC")
+def test_operations_are_those_of_the_loops(load) -> None:
+    operations = load("operations")
+    for target in operations.TARGETS:
+        single, double = (operations.operations(d, target, "loss") for d in ("float32", "float64"))
+        # Two polynomials at least, and those of float64 are longer.
+        assert 18 <= single.fused < double.fused
+        assert single.divided == double.divided == 0
+        both = operations.operations("float64", target, "mean + gradient")
+        assert both.divided == 1
+        assert all(more >= less for more, less in zip(both, double, strict=True))
+        # Whole numbers: no loop was taken for one that is unrolled otherwise.
+        assert all(number == round(number) for number in (*single, *double, *both))
+
+
+@pytest.mark.exhaustive
+def test_the_grid(load, tmp_path: Path) -> None:
+    pytest.importorskip("ml_dtypes")
+    pytest.importorskip("matplotlib")
+    saved, page = tmp_path / "grid.json", tmp_path / "page.md"
+    page.write_text("<!-- table: grid --><!-- end --><!-- table: slower --><!-- end -->")
+    options = ["--libraries", "NumPy", "--dtypes", "float32", "bfloat16", "--sizes", 10, 1000]
+    result = run("grid.py", *options, "--seconds", 0.001, "--json", saved)
+    assert result.returncode == 0, result.stderr
+    grid = load("grid")
+    results = json.loads(saved.read_text())
+    assert len(results["cells"]) == 4 * len(grid.CASES)
+
+    results["cells"][3]["seconds"] = 7 * results["cells"][3]["other"]
+    saved.write_text(json.dumps(results))
+    again = run("grid.py", "--from", saved, "--page", page, "--plots", tmp_path)
+    assert again.returncode == 0, again.stderr
+    cell = results["cells"][3]
+    row = f"| NumPy | {cell['dtype']} | {cell['size']:,} | {cell['case']} | 7.00 |"
+    assert row in page.read_text()
+    assert ">NumPy, bfloat16<" in (tmp_path / "grid.svg").read_text()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("library", ["NumPy", "PyTorch", "JAX", "JAX jit"])
+def test_both_sides_of_a_cell_compute_the_same(library: str, load) -> None:
+    pytest.importorskip("ml_dtypes")
+    if library != "NumPy":
+        pytest.importorskip({"PyTorch": "torch"}.get(library, "jax"))
+    grid = load("grid")
+    for name, case in grid.CASES.items():
+        if library == "PyTorch" and case.kind == "step":
+            continue  # returns nothing
+        given = grid.operands(20, "float32", case)
+        sides = [call() for call in grid.LIBRARIES[library](case, given)]
+        sides = [side if isinstance(side, tuple) else (side,) for side in sides]
+        for own, other in zip(*sides, strict=True):
+            np.testing.assert_allclose(
+                np.asarray(own), np.asarray(other), rtol=2e-5, atol=1e-6, err_msg=name
+            )
 
 
 def test_plots(load, tmp_path: Path) -> None:
