@@ -1,6 +1,7 @@
 from typing import Any, TypeAlias
 
 import numpy as np
+from typing_extensions import disjoint_base
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -46,6 +47,7 @@ def compute(
     are_multiplied: bool = False,
 ) -> tuple[Any, ...] | None: ...
 
+@disjoint_base
 class Launches:
     count: int
     scratch: int

@@ -784,6 +784,7 @@ cdef bint _describe_remote(
     return True
 
 
+@cython.auto_pickle(False)
 cdef class Launches:
     """What a call takes on a GPU: one launch of cuda.cu or two, or none where it cannot.
 
