@@ -74,6 +74,24 @@ def test_opcheck_of_a_whole_call(dtype: str, reduction: str) -> None:
             torch.library.opcheck(_operator.by_kernel_operator, (*sample, *options))
 
 
+@pytest.mark.parametrize("view", ["repeated rows", "repeated columns", "permuted", "every second"])
+def test_results_lie_as_graphs_expect(view: str) -> None:
+    """Compiled code relies on the strides; `opcheck` compares them on a GPU alone."""
+    logits = {
+        "repeated rows": torch.randn(2, 1, 4).expand(2, 3, 4),
+        "repeated columns": torch.randn(2, 3, 1).expand(2, 3, 4),
+        "permuted": torch.randn(2, 3, 4).permute(2, 0, 1),
+        "every second": torch.randn(2, 3, 4)[..., ::2],
+    }[view]
+    operands = torch.ones(logits.shape), logits, torch.ones(()), None, [0, 1], "none"
+    expected = [torch.empty_like(logits).stride()] * 2
+    for results in (
+        _operator.by_operator(*operands),
+        _operator.by_kernel_operator(*operands, False),
+    ):
+        assert [result.stride() for result in results] == expected
+
+
 def test_vmap_of_the_operator() -> None:
     labels, logits, pos_weight, weight = small_operands()
     got = torch.vmap(operator, in_dims=(0, 0, None, 0))(labels, logits, pos_weight, weight)

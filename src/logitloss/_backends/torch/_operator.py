@@ -31,8 +31,14 @@ torch.library.define(
 by_operator = torch.ops.logitloss.derivatives.default
 
 
+def _dense(logits: Tensor) -> Tensor:
+    """Logits whose memory order NumPy and PyTorch see alike, unlike that of repeated ones."""
+    return logits.clone() if 0 in logits.stride() else logits
+
+
 def _compute(*inputs: Any) -> list[Tensor]:
-    *operands, orders, reduction = inputs
+    labels, logits, *coefficients, orders, reduction = inputs
+    operands = labels, _dense(logits), *coefficients
     tensors = [operand for operand in operands if operand is not None]
     compute: Way = by_formula
     if is_readable(tensors):
@@ -81,7 +87,7 @@ by_kernel_operator = torch.ops.logitloss.call.default
 
 def _call(*inputs: Any) -> list[Tensor]:
     labels, logits, pos_weight, weight, orders, reduction, are_multiplied = inputs
-    operands = labels, logits, pos_weight, weight
+    operands = labels, _dense(logits), pos_weight, weight
     return list(by_kernel(*operands, tuple(orders), reduction, are_multiplied=are_multiplied))
 
 
