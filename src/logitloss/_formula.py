@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TypeAlias
 Array: TypeAlias = Any
 Namespace: TypeAlias = Any
 
-# Of the formats with so many bits, just above the logarithm of the smallest normal number; long
+# Just above the logarithm of the smallest normal number, by the number of bits of a format. Long
 # doubles of any size have 15 bits of exponent.
 _LOWEST_EXPONENT = {32: -87.0, 64: -708.0}
 _LOWEST_OF_LONG_DOUBLE = -11355.0

@@ -467,7 +467,7 @@ INLINE void prefetch_half(const char *values, int to_write)
         PREFETCH(values + byte + PREFETCH_DISTANCE, to_write);
 }
 
-/* Whole blocks of half precision, by far the most: without the questions of the general way, and in
+/* Whole blocks of half precision, which most are: without the checks for other layouts, and in
  * loops whose length the compiler knows. */
 NOINLINE static const REAL *widen_block(const char *from, logitloss_type type, REAL *to)
 {

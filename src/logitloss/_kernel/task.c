@@ -81,7 +81,7 @@ static void walk(logitloss_operand *operand, const logitloss_array *array, cours
     operand->data = array->data;
     operand->type = array->type;
     operand->is_swapped = array->is_swapped;
-    /* Integers of 8 bits both half precisions hold. */
+    /* Both half precisions hold all integers of 8 bits. */
     const int is_exact = array->type == along->type || array->type == LOGITLOSS_BOOL
                          || array->type == LOGITLOSS_INT8 || array->type == LOGITLOSS_UINT8;
     operand->is_rounded = logitloss_is_half(along->type) && !is_exact;

@@ -103,9 +103,9 @@ typedef struct {
     logitloss_array results[3];
 } logitloss_arrays;
 
-/* The promotion of the floating types, where integer logits count as float64, or
- * LOGITLOSS_TYPES: there is none of the two half precisions, and for long double there is the
- * formula. */
+/* The promotion of the floating types.  Integer logits count as float64.  LOGITLOSS_TYPES if the
+ * kernel has no such type: the two half precisions have no promotion to either, and long double is
+ * left to the formula. */
 logitloss_type logitloss_result_type(logitloss_type labels, logitloss_type logits);
 
 /* Makes a task of arrays, without looking at their elements, or returns 0 if their shapes
