@@ -476,3 +476,19 @@ def test_out_beside_a_tangent() -> None:
         logits = forward_ad.make_dual(torch.ones(2), torch.ones(2))
         with pytest.raises(RuntimeError, match="`out` must be None"):
             weighted(labels, logits, 2.0, out=out)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_numbers_at_the_end_of_the_range_are_rounded(dtype: torch.dtype) -> None:
+    """Not only where PyTorch refuses the number, as it does on a GPU."""
+    from logitloss._backends.torch import _in_range
+
+    largest = torch.finfo(dtype).max
+    middle = largest + torch.finfo(dtype).eps / 4 * 2.0 ** np.ceil(np.log2(largest))
+    # PyTorch rounds to float32 first: nearer to the middle it is wrong.
+    for size in (1.0, largest, middle * (1 - 1e-6), middle, 2 * largest, 1e300, np.inf):
+        for value in (float(size), -float(size)):
+            (expected,) = torch.tensor([value], dtype=torch.float64).to(dtype)
+            assert torch.full((), _in_range(value, dtype), dtype=dtype) == expected
+            assert abs(_in_range(value, dtype)) <= largest or np.isinf(_in_range(value, dtype))
+    assert np.isnan(_in_range(np.nan, dtype))

@@ -265,7 +265,7 @@ def test_zero_weight_masks_derivatives(way: str, execution: None) -> None:
     for got, expected in zip(FIRST[way](poisoned), FIRST[way](clean), strict=True):
         if got is not None:
             torch.testing.assert_close(got[kept], expected[kept], rtol=0, atol=0)
-            np.testing.assert_array_equal(got[masked].detach(), 0)
+            np.testing.assert_array_equal(got[masked].detach().cpu(), 0)
 
 
 def test_derivative_by_a_weight_of_zero_is_the_loss() -> None:

@@ -9,6 +9,7 @@ Threads are those of the kernel. Where PyTorch brings the OpenMP runtime that th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -201,10 +202,20 @@ def _rounded(call: Call) -> Call:
 
     def rounded(value: Any) -> Any:
         if isinstance(value, float):
-            return torch.full((), value, dtype=dtype, device=logits.device)
+            return torch.full((), _in_range(value, dtype), dtype=dtype, device=logits.device)
         return value if value is None else value.to(dtype)
 
     return call._replace(pos_weight=rounded(call.pos_weight), weight=rounded(call.weight))
+
+
+def _in_range(value: float, dtype: torch.dtype) -> float:
+    """What rounds to the same number, and is none that CUDA refuses to round to infinity."""
+    info = torch.finfo(dtype)
+    if not abs(value) > info.max:
+        return value
+    # Half-way to the number that would come next; a tie goes to infinity, the even one.
+    midpoint = (2 - info.eps / 2) * (info.max / (2 - info.eps))
+    return math.copysign(info.max if abs(value) < midpoint else math.inf, value)
 
 
 def _refuse_recording(tensors: Sequence[Any]) -> None:

@@ -67,8 +67,10 @@ def by_kernel(
     # NumPy allocates the memory, because it keeps small blocks and asks for huge pages. PyTorch's
     # page faults would take longer than the kernel.
     tensors = [torch.from_numpy(np.asarray(result)) for result in results]
-    # int16 are the bits of bfloat16, which NumPy does not have.
-    return tuple([t.view(torch.bfloat16) if t.dtype is torch.int16 else t for t in tensors])
+    if tensors[0].dtype is torch.int16:
+        # The bits of bfloat16, which NumPy does not have.
+        tensors = [t.view(torch.bfloat16) if t.dtype is torch.int16 else t for t in tensors]
+    return tuple(tensors)
 
 
 def as_array(value: Tensor | float | None) -> Any:

@@ -224,20 +224,24 @@ class _CudaStep(Function):
         return by_cuda(*operands, (1,), ctx.reduction, None, scale)[0], None
 
 
-def _save(ctx: Any, labels: Tensor, logits: Tensor, *coefficients: Any) -> None:
-    ctx.coefficients = [None if isinstance(value, Tensor) else value for value in coefficients]
-    tensors = [value if isinstance(value, Tensor) else None for value in coefficients]
-    ctx.save_for_backward(labels, logits, *tensors)
+def _save(ctx: Any, labels: Tensor, logits: Tensor, pos_weight: Any, weight: Any) -> None:
+    # Without loops, which a step on few elements would notice.
+    ctx.numbers = pos_weight, weight
+    tensors = [labels, logits, None, None]
+    if isinstance(pos_weight, Tensor):
+        tensors[2], ctx.numbers = pos_weight, (None, weight)
+    if isinstance(weight, Tensor):
+        tensors[3], ctx.numbers = weight, (ctx.numbers[0], None)
+    ctx.save_for_backward(*tensors)
 
 
 def _saved(ctx: Any) -> tuple[Any, Any, Any, Any]:
-    labels, logits, *tensors = ctx.saved_tensors
-    coefficients = zip(tensors, ctx.coefficients, strict=True)
-    return (
-        labels,
-        logits,
-        *(number if tensor is None else tensor for tensor, number in coefficients),
-    )
+    labels, logits, pos_weight, weight = ctx.saved_tensors
+    if pos_weight is None:
+        pos_weight = ctx.numbers[0]
+    if weight is None:
+        weight = ctx.numbers[1]
+    return labels, logits, pos_weight, weight
 
 
 _apply_step: Callable[..., Tensor] = untransformed_apply(_Step)
