@@ -4,6 +4,7 @@ It is small, holds every file of the package and nothing else, and its extension
 module's initialiser alone.
 """
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,16 @@ def expected_files() -> set[str]:
         path.relative_to(SOURCES).as_posix()
         for path in (SOURCES / "logitloss").rglob("*")
         if path.is_file() and not {path.suffix, path.name} & NOT_INSTALLED
-    }
+    } | {f"logitloss/_kernel/{name}" for name in sources_for_gpus()}
+
+
+def sources_for_gpus() -> list[str]:
+    """What is compiled where it runs: cuda.cu, and all that it includes."""
+    names = ["cuda.cu"]
+    for name in names:
+        source = (SOURCES / "logitloss/_kernel" / name).read_text(encoding="utf-8")
+        names += {*re.findall('#include "(.*)"', source)} - {*names}
+    return names
 
 
 def exported_symbols(library: bytes) -> set[str]:

@@ -46,6 +46,10 @@ def result_type(*dtypes: DType) -> DType:
     return tf.as_dtype(np.result_type(*(dtype.as_numpy_dtype for dtype in dtypes)))
 
 
+def finfo(dtype: DType) -> Any:
+    return types.SimpleNamespace(bits=8 * dtype.size)
+
+
 def asarray(value: Any, dtype: DType = None, device: None = None) -> Tensor:
     if isinstance(value, float):
         # By way of NumPy, which makes infinity of what is too large.
