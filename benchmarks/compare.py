@@ -19,7 +19,6 @@ import functools
 import gc
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import random
@@ -361,18 +360,10 @@ def main() -> None:
     parser.add_argument("--no-sizes", action="store_true", help="one size only")
     parser.add_argument("--no-peers", action="store_true", help="logitloss and memory only")
     parser.add_argument("--tensorflow-python", metavar="PYTHON")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save the results")
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw them")
-    parser.add_argument(
-        "--page", type=Path, nargs="+", default=[], metavar="FILE", help="renew the tables of pages"
-    )
-    parser.add_argument("--from", type=Path, metavar="FILE", dest="saved", help="measure nothing")
+    report.add_options(parser)
     options = parser.parse_args()
 
-    results = json.loads(options.saved.read_text()) if options.saved else run(options)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    results = report.saved_or(lambda: run(options), options)
     tables = report.tables(results)
     print("", *tables.values(), sep="\n\n")
     for page in options.page:

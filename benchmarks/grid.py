@@ -12,7 +12,6 @@ better part of an hour, most of it for compilers. The machine should do nothing 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ import ml_dtypes  # noqa: F401 - registers the name bfloat16 with NumPy
 import numpy as np
 from compare import environment
 from peers import POS_WEIGHT, textbook
-from report import STYLE, renew, save, table
+from report import STYLE, add_options, renew, save, saved_or, table
 from timing import seconds
 
 from logitloss import grad_and_hess, value_and_grad, weighted_cross_entropy_with_logits
@@ -341,24 +340,16 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=lambda text: int(float(text)), default=SIZES)
     parser.add_argument("--seconds", type=float, default=0.4, help="for each cell")
     parser.add_argument("--quick", action="store_true", help="a few cells, to try it")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save the results")
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw them")
-    parser.add_argument(
-        "--page", type=Path, nargs="+", default=[], metavar="FILE", help="renew the tables of pages"
-    )
-    parser.add_argument("--from", type=Path, metavar="FILE", dest="saved", help="measure nothing")
+    add_options(parser)
     options = parser.parse_args()
     if options.quick:
         vars(options).update(QUICK)
 
-    if options.saved:
-        results = json.loads(options.saved.read_text())
-    else:
+    def results_now() -> dict[str, Any]:
         cells = measure(options.libraries, options.dtypes, options.sizes, options.seconds)
-        results = {"environment": environment(None), "cells": cells}
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+        return {"environment": environment(None), "cells": cells}
+
+    results = saved_or(results_now, options)
     tables = {"grid": summary(results["cells"]), "slower": listing(results["cells"])}
     print("", *tables.values(), sep="\n\n")
     for page in options.page:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +192,25 @@ def _over_add(sizes: Results) -> tuple[float, int]:
     }
     worst = max(ratios, key=ratios.__getitem__)
     return ratios[worst], worst
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What becomes of the results."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="save the results")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw them")
+    parser.add_argument(
+        "--page", type=Path, nargs="+", default=[], metavar="FILE", help="renew the tables of pages"
+    )
+    parser.add_argument("--from", type=Path, metavar="FILE", dest="saved", help="measure nothing")
+
+
+def saved_or(measure: Callable[[], Results], options: argparse.Namespace) -> Results:
+    """The results that the options name, or new ones, saved where the options say."""
+    results = json.loads(options.saved.read_text()) if options.saved else measure()
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    return results
 
 
 def renew(page: Path, found: dict[str, str]) -> None:

@@ -10,7 +10,6 @@ writes the table into that page.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from peers import POS_WEIGHT, arrays
+from report import renew
 from timing import Calls, seconds
 
 from logitloss import get_num_threads, weighted_cross_entropy_with_logits
@@ -28,7 +28,6 @@ WAYS: dict[str, Callable[..., Any]] = {
     "tf.function": lambda function: tf.function(function, autograph=False),
     "XLA": lambda function: tf.function(function, autograph=False, jit_compile=True),
 }
-PLACE = re.compile(r"(?<=<!-- table: tensorflow -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def their_loss(z: Any, x: Any) -> Any:
@@ -100,8 +99,7 @@ def main() -> None:
     found = table()
     print(found)
     if options.page is not None:
-        text = options.page.read_text(encoding="utf-8")
-        options.page.write_text(PLACE.sub(f"\n{found}\n\n", text), encoding="utf-8")
+        renew(options.page, {"tensorflow": found})
 
 
 if __name__ == "__main__":

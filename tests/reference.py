@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import mpmath
@@ -197,3 +197,17 @@ def _distance(got: mpf, true: mpf, scale: mpf, dtype: str) -> mpf:
     if mpmath.isnan(got):
         return mpf("inf")
     return abs(got - true) / ulp(scale, dtype)
+
+
+def central_differences(
+    loss: Callable[..., Any], arguments: Sequence[np.ndarray], position: int
+) -> np.ndarray:
+    """The slope of a loss by one of its arguments, element by element."""
+    slopes = np.empty(arguments[position].shape)
+    for index in np.ndindex(*slopes.shape):
+        lower, upper = (list(arguments) for _ in range(2))
+        for sides, step in ((lower, -1e-5), (upper, 1e-5)):
+            sides[position] = arguments[position].copy()
+            sides[position][index] += step
+        slopes[index] = (loss(*upper) - loss(*lower)) / 2e-5
+    return slopes

@@ -313,13 +313,8 @@ def test_gradients_of_reductions(path: str, reduction: str, argument: int) -> No
 
     arguments = [labels, logits, pos_weight, weight]
     got = jax.grad(jax_loss, argument)(*arguments)
-    for index in np.ndindex(got.shape):
-        lower, upper = (list(arguments) for _ in range(2))
-        for sides, step in ((lower, -1e-5), (upper, 1e-5)):
-            sides[argument] = arguments[argument].copy()
-            sides[argument][index] += step
-        difference = (numpy_loss(*upper) - numpy_loss(*lower)) / 2e-5
-        np.testing.assert_allclose(got[index], difference, rtol=1e-8, atol=1e-9)
+    differences = reference.central_differences(numpy_loss, arguments, argument)
+    np.testing.assert_allclose(got, differences, rtol=1e-8, atol=1e-9)
     if argument == 1:
         *arguments, weight = map(jnp.asarray, arguments)
         _, gradient = logitloss.value_and_grad(*arguments, weight=weight, reduction=reduction)

@@ -551,13 +551,8 @@ def test_gradients_of_reductions(reduction: str, mode: str, argument: int) -> No
     arguments = [labels, logits, pos_weight, weight]
     got = MODES[mode](lambda *given: slopes(loss, list(given)))(*tensors(*arguments))[argument]
     assert got.shape == arguments[argument].shape
-    for index in np.ndindex(*got.shape):
-        lower, upper = (list(arguments) for _ in range(2))
-        for sides, step in ((lower, -1e-5), (upper, 1e-5)):
-            sides[argument] = arguments[argument].copy()
-            sides[argument][index] += step
-        difference = (loss(*upper) - loss(*lower)) / 2e-5
-        np.testing.assert_allclose(got[index], difference, rtol=1e-8, atol=1e-9)
+    differences = reference.central_differences(loss, arguments, argument)
+    np.testing.assert_allclose(got, differences, rtol=1e-8, atol=1e-9)
     if argument == 1:
         *given, weight = tensors(*arguments)
         _, gradient = logitloss.value_and_grad(*given, weight=weight, reduction=reduction)

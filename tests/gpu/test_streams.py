@@ -72,6 +72,12 @@ def streams(backend: Backend) -> Streams:
     return Streams(backend)
 
 
+def with_other_logits(backend: Backend) -> tuple[list[Any], Any]:
+    """Operands, and logits to take the place of theirs."""
+    values = ordinary("float32", (100, 1000))
+    return [backend.array(v, "float32") for v in values], backend.array(-values[1], "float32")
+
+
 def compute(name: str, *operands: Any) -> tuple[Any, ...]:
     *operands, weight = operands
     if name in CALLS:
@@ -84,9 +90,7 @@ def compute(name: str, *operands: Any) -> tuple[Any, ...]:
 def test_a_call_is_on_the_current_stream_and_does_not_wait(
     backend: Backend, streams: Streams, name: str
 ) -> None:
-    values = ordinary("float32", (100, 1000))
-    operands = [backend.array(v, "float32") for v in values]
-    logits = backend.array(-values[1], "float32")
+    operands, logits = with_other_logits(backend)
     stream = streams.new()
     with streams.use(stream):
         # Memory and programs are there afterwards.
@@ -122,9 +126,7 @@ def test_a_call_waits_for_no_other_stream(backend: Backend, streams: Streams) ->
 def test_a_graph_computes_what_memory_holds_when_it_is_replayed(
     backend: Backend, streams: Streams, name: str
 ) -> None:
-    values = ordinary("float32", (100, 1000))
-    operands = [backend.array(v, "float32") for v in values]
-    logits = backend.array(-values[1], "float32")
+    operands, logits = with_other_logits(backend)
     stream = streams.new()
     with streams.use(stream):
         kept = [compute(name, *operands) for _ in range(3)]
