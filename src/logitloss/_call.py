@@ -86,10 +86,13 @@ def check(
 
 def finish(call: Call, reduction: str, out: object, name: str | None) -> Call:
     """Complete the call with what is not an argument of the formula."""
-    if reduction == "weighted_mean" and call.weight is None:
-        reduction = "mean"
-    call = call._replace(reduction=reduction, name=name)
+    call = call._replace(reduction=effective(reduction, call.weight), name=name)
     return call if out is None else call._replace(outs=_checked_outs(out, call))
+
+
+def effective(reduction: str, weight: object) -> str:
+    """The reduction of a call, in which a weighted mean always has a weight."""
+    return "mean" if reduction == "weighted_mean" and weight is None else reduction
 
 
 def result_shape(call: Call, order: int) -> tuple[Any, ...]:

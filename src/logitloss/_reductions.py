@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from array_api_compat import size as size_of
 
 from logitloss._formula import Array, Namespace
+from logitloss._kernel import kernel
 from logitloss._libraries import placement
 
 REDUCTIONS = ("none", "sum", "mean", "weighted_mean")
@@ -29,18 +31,29 @@ def reduce_each(
     xp: Namespace,
 ) -> tuple[Array, ...]:
     """The reduced loss, and derivatives of it, from the weighted derivatives of these orders."""
+    summed = tuple(
+        result if order else total(result, xp)
+        for order, result in zip(orders, results, strict=True)
+    )
+    return divide_each(summed, orders, divisor, weight, xp)
+
+
+def divide_each(
+    results: Sequence[Array],
+    orders: tuple[int, ...],
+    divisor: Array | float,
+    weight: Array | None,
+    xp: Namespace,
+) -> tuple[Array, ...]:
+    """The same from derivatives of which that of order 0 has been summed already."""
     return tuple(
-        (reduce_gradient if order else reduce)(result, divisor, weight, xp)
+        (reduce_gradient if order else divided)(result, divisor, weight, xp)
         for order, result in zip(orders, results, strict=True)
     )
 
 
-def reduce(values: Array, divisor: Array | float, weight: Array | None, xp: Namespace) -> Array:
-    """The sum of the weighted losses over the divisor, in the dtype of the sum."""
-    return divided(total(values, xp), divisor, weight, xp)
-
-
 def divided(summed: Array, divisor: Array | float, weight: Array | None, xp: Namespace) -> Array:
+    """The sum of the weighted losses over the divisor, in the dtype of the sum."""
     if isinstance(divisor, float):
         return summed / (divisor or math.nan)
     # Added, NaN stays out of the derivatives, which are zero where all weights are.
@@ -76,6 +89,14 @@ def divisor(reduction: str, logits: Array, weight: Array | None, xp: Namespace) 
             return total(weight * xp.ones_like(logits), xp)
         return total(weight, xp) * (size / given if given else 1.0)
     return total(xp.ones_like(logits), xp) if size is None else float(size)
+
+
+def for_kernel(
+    reduction: str, logits: Array, weight: Array | None, xp: Namespace
+) -> str | Array | float:
+    """A reduction as the kernel takes it: by name, or the divisor of one that it does not know."""
+    known = reduction in kernel.REDUCTIONS
+    return reduction if known else divisor(reduction, logits, weight, xp)
 
 
 def total(values: Array, xp: Namespace) -> Array:

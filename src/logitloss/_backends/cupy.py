@@ -17,9 +17,7 @@ def compute(call: Call) -> tuple[Any, ...]:
     outs = call.outs
     if outs is not None and any(_share_memory(*pair) for pair in combinations(outs, 2)):
         refuse_shared_outs()
-    reduction: str | float = call.reduction
-    if reduction not in kernel.REDUCTIONS:
-        reduction = _reductions.divisor(call.reduction, call.logits, call.weight, call.xp)
+    reduction = _reductions.for_kernel(call.reduction, call.logits, call.weight, call.xp)
     with call.logits.device:
         results = _launch(call, reduction)
         if results is None:

@@ -47,10 +47,10 @@ def _compiled(
     dtype: Any,
 ) -> Arrays:
     # 8-bit formats the kernel does not know.
-    held = dtype if dtype.name in _READABLE else jnp.dtype(jnp.float32)
+    held = dtype if dtype.name in kernel.TYPES else jnp.dtype(jnp.float32)
 
     def readable(value: Array) -> Array:
-        if value.dtype.name in _READABLE and held == dtype:
+        if value.dtype.name in kernel.TYPES and held == dtype:
             return value
         return value.astype(dtype).astype(held)
 
@@ -282,14 +282,6 @@ def _types(
         jax.core.ShapedArray(logits.shape if order or reduction == "none" else (), dtype)
         for order, dtype in zip(orders, dtypes, strict=True)
     ]
-
-
-# What the kernel reads as it lies.
-_READABLE = (
-    "bool",
-    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
-    *("float16", "bfloat16", "float32", "float64"),
-)
 
 
 def _promoted(labels: Array, logits: Array) -> Any:

@@ -14,9 +14,7 @@ from logitloss._kernel import kernel
 
 def compute(call: Call) -> tuple[Any, ...]:
     outs = call.outs
-    reduction: str | float = call.reduction
-    if reduction not in kernel.REDUCTIONS:
-        reduction = _reductions.divisor(call.reduction, call.logits, call.weight, call.xp)
+    reduction = _reductions.for_kernel(call.reduction, call.logits, call.weight, call.xp)
     results = kernel.compute(
         call.orders,
         call.labels,

@@ -341,7 +341,24 @@ cdef logitloss_sums _execute_slices(
     return total
 
 
-# What the kernel calls each of NumPy's types; -1 for those that it does not know.
+# What the kernel calls the types that it knows under one name everywhere, by the names of dtypes.
+TYPES = {
+    "float16": LOGITLOSS_FLOAT16,
+    "bfloat16": LOGITLOSS_BFLOAT16,
+    "float32": LOGITLOSS_FLOAT32,
+    "float64": LOGITLOSS_FLOAT64,
+    "bool": LOGITLOSS_BOOL,
+    "int8": LOGITLOSS_INT8,
+    "uint8": LOGITLOSS_UINT8,
+    "int16": LOGITLOSS_INT16,
+    "uint16": LOGITLOSS_UINT16,
+    "int32": LOGITLOSS_INT32,
+    "uint32": LOGITLOSS_UINT32,
+    "int64": LOGITLOSS_INT64,
+    "uint64": LOGITLOSS_UINT64,
+}
+
+# The same by NumPy's numbers, and long double; -1 for those that the kernel does not know.
 cdef int _types[NUMPY_TYPES]
 # bfloat16 comes from ml_dtypes, which registers it with NumPy under a number of its own.
 cdef int _bfloat16 = -1
@@ -351,20 +368,11 @@ cdef int _set_types() except -1:
     cdef int number
     for number in range(NUMPY_TYPES):
         _types[number] = -1
-    _types[<int>cnp.NPY_BOOL] = LOGITLOSS_BOOL
-    _types[NPY_HALF] = LOGITLOSS_FLOAT16
-    _types[<int>cnp.NPY_FLOAT] = LOGITLOSS_FLOAT32
-    _types[<int>cnp.NPY_DOUBLE] = LOGITLOSS_FLOAT64
     _types[<int>cnp.NPY_LONGDOUBLE] = LOGITLOSS_LONGDOUBLE
     # Which of C's integers has how many bytes differs between platforms.
-    for code in "bBhHiIlLqQ":
+    for code in "?efdbBhHiIlLqQ":
         dtype = np.dtype(code)
-        _types[dtype.num] = {
-            "i1": LOGITLOSS_INT8, "u1": LOGITLOSS_UINT8,
-            "i2": LOGITLOSS_INT16, "u2": LOGITLOSS_UINT16,
-            "i4": LOGITLOSS_INT32, "u4": LOGITLOSS_UINT32,
-            "i8": LOGITLOSS_INT64, "u8": LOGITLOSS_UINT64,
-        }[f"{dtype.kind}{dtype.itemsize}"]
+        _types[dtype.num] = TYPES[dtype.name]
     return 0
 
 
@@ -459,6 +467,33 @@ cdef dict _REDUCTIONS = {
 REDUCTIONS = *_REDUCTIONS, "total"
 
 
+cdef struct reducing:
+    logitloss_reduction reduction
+    # Of a sum.
+    double divisor
+    bint is_total
+
+
+cdef inline bint _read_reduction(reducing *how, object reduction, bint is_checked) except -1:
+    """Say how losses are reduced, or return False for what has to be refused.
+
+    In a call that has been checked a reduction may also be "total", or a divisor.
+    """
+    how.is_total = False
+    how.divisor = 1
+    if reduction is _NOT_REDUCED:
+        how.reduction = LOGITLOSS_NONE
+    elif isinstance(reduction, str) and reduction in _REDUCTIONS:
+        how.reduction = _REDUCTIONS[reduction]
+    elif is_checked:
+        how.reduction = LOGITLOSS_SUM
+        how.is_total = reduction == "total"
+        how.divisor = 1 if how.is_total else reduction
+    else:
+        return False
+    return True
+
+
 cdef object _allocate(cnp.ndarray logits, int number):
     """An array like the logits, in their memory order: straight on for Fortran arrays, too."""
     cdef bint is_c = cnp.PyArray_IS_C_CONTIGUOUS(logits)
@@ -545,9 +580,7 @@ cdef struct call:
     # Of the results, as the kernel and as NumPy call it.
     logitloss_type type
     int number
-    logitloss_reduction reduction
-    double divisor
-    bint is_total
+    reducing how
 
 
 cdef bint _look_at(
@@ -561,17 +594,7 @@ cdef bint _look_at(
 ) except -1:
     """Say what was passed, or return False if something has to be converted or refused."""
     cdef int order
-    it.is_total = False
-    it.divisor = 1
-    if reduction is _NOT_REDUCED:
-        it.reduction = LOGITLOSS_NONE
-    elif isinstance(reduction, str) and reduction in _REDUCTIONS:
-        it.reduction = _REDUCTIONS[reduction]
-    elif is_checked:
-        it.reduction = LOGITLOSS_SUM
-        it.is_total = reduction == "total"
-        it.divisor = 1 if it.is_total else reduction
-    else:
+    if not _read_reduction(&it.how, reduction, is_checked):
         return False
     for order in range(MOST_RESULTS):
         it.arrays.results[order].data = NULL
@@ -605,10 +628,10 @@ cdef bint _run(call *it, int orders, const bint *overwritten, double *value) noe
         task.pos_weight.is_overwritten = overwritten[2]
         task.weight.is_overwritten = overwritten[3]
     if task.size < _nogil_size:
-        value[0] = logitloss_compute(&task, it.reduction, it.divisor, _execute, run)
+        value[0] = logitloss_compute(&task, it.how.reduction, it.how.divisor, _execute, run)
     else:
         with nogil:
-            value[0] = logitloss_compute(&task, it.reduction, it.divisor, _execute, run)
+            value[0] = logitloss_compute(&task, it.how.reduction, it.how.divisor, _execute, run)
     return True
 
 
@@ -640,7 +663,7 @@ def loss(
         return result if result is None else out
     if not _look_at(&it, labels, logits, pos_weight, weight, reduction, False):
         return None
-    if it.reduction == LOGITLOSS_NONE:
+    if it.how.reduction == LOGITLOSS_NONE:
         result = _allocate(<cnp.ndarray>logits, it.number)
         _describe(&it.arrays.results[0], result)
         it.arrays.results[0].type = it.type
@@ -651,8 +674,8 @@ def loss(
 
 cdef inline object _finished(const call *it, int order, object result, double value):
     """A result that was allocated here, as NumPy's own functions return it."""
-    if order == 0 and it.reduction != LOGITLOSS_NONE:
-        if it.is_total:
+    if order == 0 and it.how.reduction != LOGITLOSS_NONE:
+        if it.how.is_total:
             return _number(value, LOGITLOSS_FLOAT64, cnp.NPY_DOUBLE)
         return _number(value, it.type, it.number)
     return result if it.arrays.logits.ndim else result[()]
@@ -694,7 +717,7 @@ def compute(
     for index in range(count):
         order = orders[index]
         wanted |= 1 << order
-        is_number = order == 0 and it.reduction != LOGITLOSS_NONE
+        is_number = order == 0 and it.how.reduction != LOGITLOSS_NONE
         if outs is not None:
             if not _is_output(results[index], &given[index], it.type):
                 return None
@@ -727,27 +750,10 @@ def compute(
     weight = _separate(weight, &it.arrays.weight, outs, given, &overwritten[3])
     if not _run(&it, wanted, overwritten, &value):
         return None
-    if orders[0] == 0 and it.reduction != LOGITLOSS_NONE:
+    if orders[0] == 0 and it.how.reduction != LOGITLOSS_NONE:
         logitloss_write(value, it.type, cnp.PyArray_BYTES(<cnp.ndarray>results[0]))
     return outs
 
-
-# What is said of an array in the memory of another device, by the names that dtypes have.
-TYPES = {
-    "float16": LOGITLOSS_FLOAT16,
-    "bfloat16": LOGITLOSS_BFLOAT16,
-    "float32": LOGITLOSS_FLOAT32,
-    "float64": LOGITLOSS_FLOAT64,
-    "bool": LOGITLOSS_BOOL,
-    "int8": LOGITLOSS_INT8,
-    "uint8": LOGITLOSS_UINT8,
-    "int16": LOGITLOSS_INT16,
-    "uint16": LOGITLOSS_UINT16,
-    "int32": LOGITLOSS_INT32,
-    "uint32": LOGITLOSS_UINT32,
-    "int64": LOGITLOSS_INT64,
-    "uint64": LOGITLOSS_UINT64,
-}
 
 cdef enum:
     MOST_LAUNCHES = 2
@@ -818,19 +824,12 @@ cdef class Launches:
         cdef logitloss_arrays arrays
         cdef remote_shape memory[4 + MOST_RESULTS]
         cdef logitloss_task task, scales
-        cdef logitloss_reduction wanted = LOGITLOSS_SUM
-        cdef logitloss_type reduced = <logitloss_type>type
-        cdef double divisor = 1
+        cdef reducing how
         cdef int order, derivatives = 0, i
         arrays.pos_weight_value = arrays.weight_value = 1
         for order in orders:
             derivatives |= 1 << order
-        if reduction in _REDUCTIONS:
-            wanted = _REDUCTIONS[reduction]
-        elif reduction == "total":
-            reduced = LOGITLOSS_FLOAT64
-        else:
-            divisor = reduction
+        _read_reduction(&how, reduction, True)
         self.count = 0
         if not (
             _describe_remote(&arrays.labels, &memory[0], NULL, labels)
@@ -845,12 +844,12 @@ cdef class Launches:
             arrays.results[order].data = NULL
         for order, result in zip(orders, results, strict=True):
             _describe_remote(&arrays.results[order], &memory[4 + order], NULL, result)
-            if order == 0 and wanted != LOGITLOSS_NONE:
+            if order == 0 and how.reduction != LOGITLOSS_NONE:
                 self.reduced = <size_t>arrays.results[0].data
                 arrays.results[0].data = NULL
         if not logitloss_plan_remote(&task, &arrays, <logitloss_type>type, derivatives):
             return
-        self.is_empty = not task.size and wanted == LOGITLOSS_NONE
+        self.is_empty = not task.size and how.reduction == LOGITLOSS_NONE
         # It walks along the logits as the weight does.
         arrays.weight.data = NULL
         if not (
@@ -859,7 +858,12 @@ cdef class Launches:
         ):
             return
         self.count = logitloss_plan_grid(
-            self.launches, &task, &scales.weight, wanted, divisor, reduced
+            self.launches,
+            &task,
+            &scales.weight,
+            how.reduction,
+            how.divisor,
+            LOGITLOSS_FLOAT64 if how.is_total else <logitloss_type>type,
         )
         self.scratch = logitloss_grid_scratch(self.launches, self.count)
         self.counts_blocks = self.count == 1 and self.launches[0].blocks > 1

@@ -18,7 +18,7 @@ from logitloss._backends.tensorflow._rules import derivatives, followed_among, m
 from logitloss._backends.tensorflow._shapes import with_checked_shapes
 from logitloss._backends.tensorflow._values import Results, by_kernel, is_eager, is_readable
 from logitloss._backends.tensorflow.namespace import FLOATING, INTEGRAL, Tensor
-from logitloss._call import LOSS, Call, check, refuse_layout
+from logitloss._call import LOSS, Call, check, effective, refuse_layout
 from logitloss._libraries import is_of_tensorflow
 from logitloss._reductions import REDUCTIONS, TOTAL
 
@@ -53,8 +53,7 @@ def describe(
         and reduction in REDUCTIONS
         and out is None
     ):
-        if reduction == "weighted_mean" and weight is None:
-            reduction = "mean"
+        reduction = effective(reduction, weight)
         pos_weight, weight = (float(c) if type(c) is int else c for c in (pos_weight, weight))
         return Call(
             orders, xp, labels, logits, pos_weight, weight, logits.dtype, reduction, None, name
@@ -168,11 +167,7 @@ def _reduced(call: Call) -> Results:
         return results
     weight = None if call.weight is None else xp.asarray(call.weight, call.logits.dtype)
     divisor = _divisor(call.reduction, call.logits, weight)
-    by_order = {0: _reductions.divided, 1: _reductions.reduce_gradient}
-    return tuple(
-        by_order[order](result, divisor, weight, xp)
-        for order, result in zip(call.orders, results, strict=True)
-    )
+    return _reductions.divide_each(results, call.orders, divisor, weight, xp)
 
 
 def _divisor(reduction: str, logits: Tensor, weight: Tensor | None) -> Tensor | float:

@@ -39,7 +39,7 @@ from logitloss._backends.torch._ways import (
     by_step,
     way_of,
 )
-from logitloss._call import Call, finish, refuse_layout, refuse_shared_outs, share_memory
+from logitloss._call import Call, effective, finish, refuse_layout, refuse_shared_outs, share_memory
 from logitloss._libraries import is_masked_tensor
 from logitloss._reductions import REDUCTIONS
 
@@ -83,12 +83,11 @@ def describe(
         and isinstance(reduction, str)
         and reduction in REDUCTIONS
     ):
-        if reduction == "weighted_mean" and weight is None:
-            reduction = "mean"
         if isinstance(pos_weight, int):
             pos_weight = float(pos_weight)
         if isinstance(weight, int):
             weight = float(weight)
+        reduction = effective(reduction, weight)
         call = Call(orders, xp, labels, logits, pos_weight, weight, dtype, reduction, None, name)
         return call if out is None else finish(call, reduction, out, name)
     _refuse_other_layouts(labels=labels, logits=logits, pos_weight=pos_weight, weight=weight)
@@ -149,12 +148,13 @@ def _compute(call: Call) -> tuple[Tensor, ...]:
     if call.outs is not None:
         _refuse_recording((*operands, *call.outs))
         _refuse_shared(call.outs)
-        if way is by_kernel and (views := _views(call.outs)) is not None:
-            by_kernel(*operands, call.orders, call.reduction, views)
-            torch.autograd.graph.increment_version(call.outs)
-            return call.outs
-        if way is by_cuda and _can_be_written(call.outs, operands):
-            by_cuda(*operands, call.orders, call.reduction, call.outs)
+        memory: Any = None
+        if way is by_kernel:
+            memory = _views(call.outs)
+        elif way is by_cuda and _can_be_written(call.outs, operands):
+            memory = call.outs
+        if memory is not None:
+            way(*operands, call.orders, call.reduction, memory)
             torch.autograd.graph.increment_version(call.outs)
             return call.outs
     # Those that know every reduction, and numbers for coefficients. One by one, since a small call

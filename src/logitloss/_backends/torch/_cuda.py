@@ -10,13 +10,12 @@ import torch
 from array_api_compat import torch as xp
 from torch import Tensor
 
-from logitloss import _reductions
 from logitloss._backends import cuda
 from logitloss._backends.torch._private import current_stream, is_zero_without_memory
 from logitloss._backends.torch._reduced import reduced_by
-from logitloss._backends.torch._values import READABLE, TYPES, Results, by_formula
+from logitloss._backends.torch._values import READABLE, TYPES, Results, by_formula, promoted
 from logitloss._kernel import kernel
-from logitloss._reductions import TOTAL, masked
+from logitloss._reductions import TOTAL, for_kernel, masked
 
 _NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in READABLE}
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
@@ -50,12 +49,7 @@ def by_cuda(
     labels, logits, pos_weight, weight, scale = map(
         _in_memory, (labels, logits, pos_weight, weight, scale)
     )
-    dtype = logits.dtype
-    if labels.is_floating_point():
-        dtype = torch.promote_types(labels.dtype, dtype)
-    divisor: Any = reduction
-    if reduction not in kernel.REDUCTIONS:
-        divisor = _reductions.divisor(reduction, logits, weight, xp)
+    dtype = promoted(labels, logits)
     with _on(logits.device):
         results = cuda.compute(
             _LIBRARY,
@@ -65,7 +59,7 @@ def by_cuda(
             logits,
             pos_weight,
             weight,
-            divisor,
+            for_kernel(reduction, logits, weight, xp),
             outs,
             scale,
         )

@@ -16,6 +16,7 @@ from logitloss._backends.torch._values import (
     by_formula,
     by_kernel,
     is_readable,
+    promoted,
     working,
 )
 from logitloss._reductions import TOTAL
@@ -93,9 +94,7 @@ def _call(*inputs: Any) -> list[Tensor]:
 
 def _call_shapes(*inputs: Any) -> list[Tensor]:
     labels, logits, _, _, orders, reduction, are_multiplied = inputs
-    dtype = logits.dtype
-    if labels.is_floating_point():
-        dtype = torch.promote_types(labels.dtype, dtype)
+    dtype = promoted(labels, logits)
     wide = working(dtype) if are_multiplied else dtype
     return [
         torch.empty_like(logits, dtype=wide if order else dtype)

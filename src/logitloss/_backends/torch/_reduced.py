@@ -12,7 +12,7 @@ from torch import Tensor
 from logitloss import _reductions
 from logitloss._backends.torch._private import is_jit_traced, replicated_beside
 from logitloss._backends.torch._rules import Way
-from logitloss._backends.torch._values import as_tensor, total
+from logitloss._backends.torch._values import as_tensor, promoted, total
 from logitloss._reductions import TOTAL
 
 
@@ -33,19 +33,15 @@ def reduced_by(
         divisor = total(weight.expand(logits.shape))
     else:
         divisor = _reductions.divisor(reduction, logits, weight, xp)
-    return tuple(
-        (_reductions.reduce_gradient if order else _reductions.divided)(result, divisor, weight, xp)
-        for order, result in zip(orders, results, strict=True)
-    )
+    return _reductions.divide_each(results, orders, divisor, weight, xp)
 
 
 def _of_one_dtype(
     labels: Tensor, logits: Tensor, pos_weight: Tensor | float, weight: Tensor | float | None
 ) -> tuple[Any, ...]:
     """Tensors of the dtype to compute in. The kernel reads integer labels as they are."""
-    dtype = torch.promote_types(logits.dtype, torch.float32)
+    dtype = torch.promote_types(promoted(labels, logits), torch.float32)
     if labels.is_floating_point():
-        dtype = torch.promote_types(dtype, labels.dtype)
         labels = labels.to(dtype)
     logits = logits.to(dtype)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from logitloss import _formula
 from logitloss._kernel import kernel
-from logitloss._reductions import TOTAL, divisor, masked
+from logitloss._reductions import TOTAL, for_kernel, masked
 
 FULL = (torch.float32, torch.float64)
 HALF = (torch.float16, torch.bfloat16)
@@ -59,7 +59,7 @@ def by_kernel(
         as_array(logits),
         _as_coefficient(pos_weight),
         _as_coefficient(weight),
-        reduction if reduction in kernel.REDUCTIONS else divisor(reduction, logits, weight, xp),
+        for_kernel(reduction, logits, weight, xp),
         outs,
         is_checked=True,
         are_multiplied=are_multiplied,
@@ -71,6 +71,13 @@ def by_kernel(
         # The bits of bfloat16, which NumPy does not have.
         tensors = [t.view(torch.bfloat16) if t.dtype is torch.int16 else t for t in tensors]
     return tuple(tensors)
+
+
+def promoted(labels: Tensor, logits: Tensor) -> torch.dtype:
+    """The dtype of the loss of floating logits."""
+    if not labels.is_floating_point():
+        return logits.dtype
+    return torch.promote_types(labels.dtype, logits.dtype)
 
 
 def as_array(value: Tensor | float | None) -> Any:

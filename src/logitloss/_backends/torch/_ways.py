@@ -244,19 +244,18 @@ def _saved(ctx: Any) -> tuple[Any, Any, Any, Any]:
     return labels, logits, pos_weight, weight
 
 
-_apply_step: Callable[..., Tensor] = untransformed_apply(_Step)
-_apply_cuda_step: Callable[..., Tensor] = untransformed_apply(_CudaStep)
+def _by(step: type[Function]) -> Way:
+    apply: Callable[..., Tensor] = untransformed_apply(step)
+
+    def way(*inputs: Any) -> tuple[Tensor, ...]:
+        labels, logits, pos_weight, weight, _, reduction = inputs
+        # In a tuple, so that autograd looks at nothing but the logits.
+        return (apply(logits, (labels, pos_weight, weight, reduction)),)
+
+    return way
 
 
-def by_step(*inputs: Any) -> tuple[Tensor, ...]:
-    labels, logits, pos_weight, weight, _, reduction = inputs
-    # In a tuple, so that autograd looks at nothing but the logits.
-    return (_apply_step(logits, (labels, pos_weight, weight, reduction)),)
-
-
-def by_cuda_step(*inputs: Any) -> tuple[Tensor, ...]:
-    labels, logits, pos_weight, weight, _, reduction = inputs
-    return (_apply_cuda_step(logits, (labels, pos_weight, weight, reduction)),)
+by_step, by_cuda_step = _by(_Step), _by(_CudaStep)
 
 
 class _CompiledStep(Function):
