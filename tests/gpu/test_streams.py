@@ -10,6 +10,7 @@ from backends import Backend
 
 import logitloss
 from gpu.cases import CALLS, KERNEL, REDUCED, assert_as_on_cpu, assert_within, ordinary
+from logitloss._backends import cuda
 
 # Some hundred milliseconds.
 CYCLES = 200_000_000
@@ -123,8 +124,9 @@ def test_a_call_waits_for_no_other_stream(backend: Backend, streams: Streams) ->
 
 @pytest.mark.parametrize("backend", KERNEL, indirect=True)
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("loaded", ["before", "while it is captured"])
 def test_a_graph_computes_what_memory_holds_when_it_is_replayed(
-    backend: Backend, streams: Streams, name: str
+    backend: Backend, streams: Streams, name: str, loaded: str
 ) -> None:
     operands, logits = with_other_logits(backend)
     stream = streams.new()
@@ -132,6 +134,8 @@ def test_a_graph_computes_what_memory_holds_when_it_is_replayed(
         kept = [compute(name, *operands) for _ in range(3)]
         del kept
     streams.synchronize()
+    if loaded != "before":
+        cuda.launcher_or_reason()._functions.clear()
     if streams.is_torch:
         graph = streams.library.cuda.CUDAGraph()
         with streams.library.cuda.graph(graph, stream=stream):

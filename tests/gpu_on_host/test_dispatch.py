@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class Driver:
     """NVIDIA's driver, as far as it is asked."""
 
     CUresult = types.SimpleNamespace(CUDA_SUCCESS=0)
+    CUstreamCaptureMode = types.SimpleNamespace(CU_STREAM_CAPTURE_MODE_RELAXED="relaxed")
     CUdevice_attribute = types.SimpleNamespace(
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR="major",
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor",
@@ -39,11 +41,23 @@ class Driver:
     def __init__(self) -> None:
         self.context = 5
         self.loaded: list[bytes] = []
+        self.ready: set[int] = set()
         self.launched: list[tuple[Any, ...]] = []
         self.failing: dict[str, Any] = {}
+        self.capture_mode = "global"
+        self.is_capturing = False
 
     def _answer(self, name: str, *values: Any) -> tuple[Any, ...]:
         return (self.failing.get(name, 0), *values)
+
+    def _answer_unless_capturing(self, name: str, *values: Any) -> tuple[Any, ...]:
+        if self.is_capturing and self.capture_mode != "relaxed":
+            return (Failure("STREAM_CAPTURE_UNSUPPORTED"),)
+        return self._answer(name, *values)
+
+    def cuThreadExchangeStreamCaptureMode(self, mode: str) -> Any:
+        before, self.capture_mode = self.capture_mode, mode
+        return self._answer("cuThreadExchangeStreamCaptureMode", before)
 
     def cuCtxGetCurrent(self) -> Any:
         return self._answer("cuCtxGetCurrent", self.context)
@@ -60,17 +74,24 @@ class Driver:
 
     def cuLibraryLoadData(self, code: bytes, *options: Any) -> Any:
         self.loaded.append(code)
-        return self._answer("cuLibraryLoadData", len(self.loaded))
+        return self._answer_unless_capturing("cuLibraryLoadData", len(self.loaded))
 
     def cuLibraryGetKernel(self, library: int, name: bytes) -> Any:
         assert name == b"logitloss_run"
         return self._answer("cuLibraryGetKernel", library)
 
+    def cuKernelGetFunction(self, kernel: int) -> Any:
+        self.ready.add(kernel)
+        return self._answer_unless_capturing("cuKernelGetFunction", kernel)
+
     def CUfunction(self, kernel: int) -> int:
         return kernel
 
-    def cuLaunchKernel(self, *arguments: Any) -> Any:
-        self.launched.append(arguments)
+    def cuLaunchKernel(self, function: int, *arguments: Any) -> Any:
+        self.launched.append((function, *arguments))
+        if function not in self.ready:
+            # The driver would load it now.
+            return self._answer_unless_capturing("cuLaunchKernel")
         return self._answer("cuLaunchKernel")
 
     def cuMemsetD32Async(self, *arguments: Any) -> Any:
@@ -81,7 +102,41 @@ class Driver:
 class Failure:
     """An error number of NVIDIA's that is none of success."""
 
-    name = "CUDA_ERROR_OF_SOME_KIND"
+    def __init__(self, kind: str) -> None:
+        self.name = f"CUDA_ERROR_{kind}"
+
+
+compile_for = cuda.compile_for
+
+
+class Compiler:
+    """NVIDIA's compiler, as far as it is asked, which always fails for the same reason."""
+
+    def __init__(self, reason: str) -> None:
+        self.nvrtcResult = Enum("nvrtcResult", ["NVRTC_SUCCESS", "NVRTC_ERROR_OUT_OF_MEMORY"])
+        self._reason = self.nvrtcResult[reason]
+
+    def nvrtcGetSupportedArchs(self) -> Any:
+        return 0, [90]
+
+    def nvrtcCreateProgram(self, *arguments: Any) -> Any:
+        return 0, 1
+
+    def nvrtcCompileProgram(self, *arguments: Any) -> Any:
+        return (self._reason,)
+
+    def nvrtcGetProgramLogSize(self, program: int) -> Any:
+        return 0, 1
+
+    def nvrtcGetProgramLog(self, program: int, memory: bytes) -> None:
+        pass
+
+    def nvrtcDestroyProgram(self, program: int) -> None:
+        pass
+
+
+# What is asked of the driver until a kernel can be launched.
+LOADING = ("cuLibraryLoadData", "cuLibraryGetKernel", "cuKernelGetFunction")
 
 
 @pytest.fixture
@@ -156,30 +211,66 @@ def test_at_most_two_launches_for_anything(driver: Driver) -> None:
 
 
 def test_an_error_of_a_launch_is_raised(driver: Driver) -> None:
-    driver.failing["cuLaunchKernel"] = Failure
+    driver.failing["cuLaunchKernel"] = Failure("OF_SOME_KIND")
     with pytest.raises(RuntimeError, match="CUDA_ERROR_OF_SOME_KIND"):
         call(np.zeros(10, np.float32))
 
 
-def test_what_cannot_be_loaded_leaves_calls_to_the_formula(driver: Driver) -> None:
-    driver.failing["cuLibraryLoadData"] = Failure
+@pytest.mark.parametrize("step", LOADING)
+def test_what_cannot_be_loaded_leaves_calls_to_the_formula(driver: Driver, step: str) -> None:
+    driver.failing[step] = Failure("OF_SOME_KIND")
     array = np.zeros(10, np.float32)
     assert call(array) is None
     assert logitloss.show_config("dicts")["cuda"] == "formula: CUDA: CUDA_ERROR_OF_SOME_KIND"
     assert call(array) is None
     assert len(driver.loaded) == 1
+    assert driver.capture_mode == "global"
 
 
-def test_a_graph_that_was_being_captured_leaves_the_kernel_in_use(driver: Driver) -> None:
+def test_a_first_call_is_loaded_while_a_graph_is_captured(driver: Driver) -> None:
+    driver.is_capturing = True
     array = np.zeros(10, np.float32)
-    driver.failing["cuLibraryLoadData"] = types.SimpleNamespace(
-        name="CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"
-    )
-    with pytest.raises(RuntimeError, match="CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"):
+    assert call(array) is not None
+    assert len(driver.launched) == 1
+    assert driver.capture_mode == "global"
+
+
+@pytest.mark.parametrize("step", LOADING)
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            "STREAM_CAPTURE_UNSUPPORTED",
+            "CUDA: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED: outside of the graph, make a call with "
+            "the same dtypes and layouts first",
+        ),
+        ("OUT_OF_MEMORY", "CUDA out of memory."),
+    ],
+)
+def test_what_may_pass_leaves_the_kernel_in_use(
+    driver: Driver, step: str, kind: str, message: str
+) -> None:
+    array = np.zeros(10, np.float32)
+    driver.failing[step] = Failure(kind)
+    with pytest.raises(RuntimeError, match=f"^{message}$"):
         call(array)
+    assert driver.capture_mode == "global"
     driver.failing.clear()
     assert call(array) is not None
     assert len(driver.launched) == 1
+    assert logitloss.show_config("dicts")["cuda"].startswith("kernel")
+
+
+def test_a_compiler_without_memory_is_asked_again(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = np.zeros(10, np.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr(cuda, "compile_for", compile_for)
+        patch.setattr(cuda.launcher_or_reason(), "_nvrtc", Compiler("NVRTC_ERROR_OUT_OF_MEMORY"))
+        with pytest.raises(MemoryError, match="NVRTC_ERROR_OUT_OF_MEMORY"):
+            call(array)
+    assert call(array) is not None
 
 
 def test_the_configuration_names_the_launcher(driver: Driver) -> None:

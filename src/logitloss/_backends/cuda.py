@@ -36,6 +36,8 @@ _HEADERS = (
 _NO_HEADERS = ("float.h", "math.h", "stddef.h", "stdint.h", "string.h")
 _OPTIONS = ("--std=c++17", "--fmad=false", "--device-as-default-execution-space")
 _ENTRY = b"logitloss_run"
+# The words by which programs know that a smaller batch may do.
+_OUT_OF_MEMORY = "CUDA out of memory."
 
 
 class Library(NamedTuple):
@@ -218,7 +220,8 @@ class Launcher:
     def _checked(self, answer: tuple[Any, ...]) -> Any:
         error, *values = answer
         if error != self._driver.CUresult.CUDA_SUCCESS:
-            raise RuntimeError(f"CUDA: {error.name}")
+            is_memory = error.name == "CUDA_ERROR_OUT_OF_MEMORY"
+            raise RuntimeError(_OUT_OF_MEMORY if is_memory else f"CUDA: {error.name}")
         return values[0] if values else None
 
     def _load(self, constants: bytes, device: int) -> Any:
@@ -232,14 +235,25 @@ class Launcher:
             )
         )
         code, _ = compile_for(self._nvrtc, constants, 10 * major + minor)
+        # Loading is no part of a graph that is being captured, and refused there unless the thread
+        # asks for it.
+        relaxed = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+        before = self._checked(driver.cuThreadExchangeStreamCaptureMode(relaxed))
         try:
             library = self._checked(driver.cuLibraryLoadData(code, [], [], 0, [], [], 0))
             entry = self._checked(driver.cuLibraryGetKernel(library, _ENTRY))
+            # Otherwise the driver loads the code as late as the launch.
+            self._checked(driver.cuKernelGetFunction(entry))
         except RuntimeError as error:
+            # What another call may get past does not end the use of the kernel.
             if "STREAM_CAPTURE" in str(error):
-                # That spoils the graph, but what is loaded outside of one can be launched in it.
+                message = "outside of the graph, make a call with the same dtypes and layouts first"
+                raise RuntimeError(f"{error}: {message}") from error
+            if str(error) == _OUT_OF_MEMORY:
                 raise
             raise CompilationError(str(error)) from error
+        finally:
+            driver.cuThreadExchangeStreamCaptureMode(before)
         # The driver takes one for the other, in any context.
         return driver.CUfunction(int(entry))
 
@@ -272,6 +286,8 @@ def compile_for(nvrtc: Any, constants: bytes, capability: int, *options: str) ->
         )
         log = _read(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
         text = log.rstrip(b"\0").decode()
+        if error == nvrtc.nvrtcResult.NVRTC_ERROR_OUT_OF_MEMORY:
+            raise MemoryError(error.name)
         if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             raise CompilationError(f"{error.name} {text}")
         if is_known:
