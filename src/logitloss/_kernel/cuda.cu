@@ -31,6 +31,7 @@ typedef decltype((char *)0 - (char *)0) ptrdiff_t;
 #define DBL_MIN 0x1p-1022
 #endif
 
+#define restrict __restrict__
 #include "compiler.h"
 #include "grid.h"
 #include "task.h"
@@ -39,9 +40,6 @@ typedef decltype((char *)0 - (char *)0) ptrdiff_t;
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-
-#define restrict __restrict__
-#include "half.h"
 
 /* careful.c computes in double without fused operations, whatever the rest does. */
 namespace careful {
@@ -381,17 +379,6 @@ INLINE void gather(const logitloss_sums *parts, int64_t count, logitloss_sums *s
     fold(sums);
 }
 
-INLINE void write_reduced(double value, uint64_t to)
-{
-    typedef typename element_of<REDUCED>::stored stored;
-    if (REDUCED == LOGITLOSS_FLOAT16)
-        *(stored *)to = (stored)to_float16(logitloss_round_to_odd(value));
-    else if (REDUCED == LOGITLOSS_BFLOAT16)
-        *(stored *)to = (stored)to_bfloat16(logitloss_round_to_odd(value));
-    else
-        *(stored *)to = (stored)value;
-}
-
 extern "C" __global__ void __launch_bounds__(THREADS) logitloss_run(const __grid_constant__ logitloss_grid_task task)
 {
     __shared__ logitloss_sums sums[THREADS];
@@ -431,6 +418,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) logitloss_run(const __grid
         if (t == 0) {
             if (ADDS_WEIGHTS)
                 divisor = logitloss_value_of(sums[0].weights, 1);
-            write_reduced(divisor ? logitloss_value_of(sums[0].losses, 1) / divisor : NAN, task.reduced);
+            logitloss_write(divisor ? logitloss_value_of(sums[0].losses, 1) / divisor : NAN, (logitloss_type)REDUCED,
+                            (void *)task.reduced);
         }
 }

@@ -145,18 +145,6 @@ static double first_of(const logitloss_operand *operand, logitloss_type type)
     return NAN;
 }
 
-void logitloss_write(double value, logitloss_type type, void *to)
-{
-    const float single = logitloss_is_half(type) ? logitloss_round_to_odd(value) : (float)value;
-    const uint16_t half = type == LOGITLOSS_FLOAT16 ? logitloss_to_float16(single) : logitloss_to_bfloat16(single);
-    if (logitloss_is_half(type))
-        memcpy(to, &half, sizeof half);
-    else if (type == LOGITLOSS_FLOAT32)
-        memcpy(to, &single, sizeof single);
-    else
-        memcpy(to, &value, sizeof value);
-}
-
 /* A value as an element of this type holds it. */
 static double rounded(double value, logitloss_type type)
 {

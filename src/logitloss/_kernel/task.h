@@ -6,6 +6,8 @@
 #ifndef LOGITLOSS_TASK_H
 #define LOGITLOSS_TASK_H
 
+#include "half.h"
+
 #include <math.h>
 #include <stddef.h>
 
@@ -140,9 +142,6 @@ int logitloss_may_overlap(const logitloss_array *first, const logitloss_array *s
 /* Whether they are the same elements in the same memory. */
 int logitloss_is_same(const logitloss_array *first, const logitloss_array *second);
 
-/* Writes a value, rounded once, as one element of a type that results have. */
-void logitloss_write(double value, logitloss_type type, void *to);
-
 #ifndef __CUDACC_RTC__
 extern const ptrdiff_t logitloss_itemsizes[LOGITLOSS_TYPES];
 #endif
@@ -150,6 +149,19 @@ extern const ptrdiff_t logitloss_itemsizes[LOGITLOSS_TYPES];
 static inline int logitloss_is_half(logitloss_type type)
 {
     return type == LOGITLOSS_FLOAT16 || type == LOGITLOSS_BFLOAT16;
+}
+
+/* Writes a value, rounded once, as one element of a type that results have. */
+static inline void logitloss_write(double value, logitloss_type type, void *to)
+{
+    const float single = logitloss_is_half(type) ? logitloss_round_to_odd(value) : (float)value;
+    const uint16_t half = type == LOGITLOSS_FLOAT16 ? logitloss_to_float16(single) : logitloss_to_bfloat16(single);
+    if (logitloss_is_half(type))
+        memcpy(to, &half, sizeof half);
+    else if (type == LOGITLOSS_FLOAT32)
+        memcpy(to, &single, sizeof single);
+    else
+        memcpy(to, &value, sizeof value);
 }
 
 /* A call is divided into at most so many slices, by its size alone, so that the sum of
