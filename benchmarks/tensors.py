@@ -130,7 +130,9 @@ def cell(ratio: float, aim: float | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "float64"])
+    parser.add_argument(
+        "--dtypes", nargs="+", default=["float32", "float64", "bfloat16", "float16"]
+    )
     parser.add_argument("--seconds", type=float, default=5.0, help="for each row")
     options = parser.parse_args()
 

@@ -13,6 +13,7 @@ from torch_cases import (
     MARKS,
     REDUCTIONS,
     by_backward,
+    compiled,
     inf,
     nan,
     reduced,
@@ -69,8 +70,8 @@ def test_the_kernel_works_in_the_memory_of_the_tensors(
         @staticmethod
         def compute(orders, *arguments, **options):
             results = kernel.compute(orders, *arguments, **options)
-            arrays = [*arguments[:3], *results]
-            read.append([array.ctypes.data for array in arrays if isinstance(array, np.ndarray)])
+            written = [array.ctypes.data for array in results if isinstance(array, np.ndarray)]
+            read.append([address for address, *_ in arguments[:3]] + written)
             return results
 
     monkeypatch.setattr(_values, "kernel", Spy)
@@ -131,7 +132,7 @@ def test_the_graph_keeps_nothing_that_was_given_away(monkeypatch: pytest.MonkeyP
         arrays.append(weakref.ref(array))
         return from_numpy(array)
 
-    monkeypatch.setattr(torch, "from_numpy", remember)
+    monkeypatch.setattr(_values, "from_numpy", remember)
     labels, logits = torch.ones(3), torch.zeros(3, requires_grad=True)
     value = weighted(labels, logits, 2.0, reduction="mean")
     value.backward()
@@ -450,6 +451,15 @@ def test_negated_views_are_read(dtype: str) -> None:
     torch.testing.assert_close(got, weighted(labels, -logits, 2.0), rtol=0, atol=0)
 
 
+def test_tensors_without_memory() -> None:
+    labels, logits, freed = torch.ones(3), torch.zeros(3), torch.ones(3)
+    zeros = torch._efficientzerotensor(3)
+    torch.testing.assert_close(weighted(labels, logits, 2.0, weight=zeros), torch.zeros(3))
+    freed.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="has been freed"):
+        weighted(labels, freed, 2.0)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_outs_with_memory_in_common(dtype: str) -> None:
     memory = torch.zeros(5, dtype=getattr(torch, dtype))
@@ -479,16 +489,49 @@ def test_out_beside_a_tangent() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_numbers_at_the_end_of_the_range_are_rounded(dtype: torch.dtype) -> None:
-    """Not only where PyTorch refuses the number, as it does on a GPU."""
-    from logitloss._backends.torch import _in_range
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("shape", [None, (), (3,), (2, 3)])
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_coefficients_are_rounded_to_half_precision_once(
+    dtype: torch.dtype, reduction: str, shape, is_compiled: bool
+) -> None:
+    """PyTorch itself rounds float64 to float32 before."""
+    eps = torch.finfo(dtype).eps
+    function = compiled(reduced(reduction)) if is_compiled else reduced(reduction)
 
+    def results(value: float) -> list:
+        if shape is not None:
+            value = torch.full(shape, value, dtype=torch.float64)
+        found = []
+        for coefficients in ((value, None), (1.5, value)):
+            leaf = torch.tensor([[-40.0, 0.5, -3.0]] * 2, dtype=dtype, requires_grad=True)
+            labels = torch.ones_like(leaf)
+            found.append(function(labels, leaf.detach(), *coefficients))
+            loss = function(labels, leaf, *coefficients)
+            for scale in (1.0, 3.0, torch.arange(1.0, 4.0)):
+                scales = torch.ones_like(loss) * scale if loss.dim() else torch.tensor(3.0)
+                scales = scales.to(dtype)
+                found += torch.autograd.grad(loss, leaf, scales, retain_graph=True)
+        return found
+
+    # A bit above the middle of two numbers, of which the even one is 1.
+    got, nearest, even = map(results, (1 + eps / 2 + 2.0**-40, 1 + eps, 1.0))
+    for result, expected in zip(got, nearest, strict=True):
+        torch.testing.assert_close(result, expected, rtol=0, atol=0)
+    assert not torch.equal(got[0], even[0]) or reduction == "weighted_mean"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_numbers_at_the_end_of_the_range(dtype: torch.dtype, requires_grad: bool) -> None:
+    """They are rounded, to infinity too, which PyTorch refuses on a GPU."""
+    labels, logits = torch.ones(1, dtype=dtype), torch.full((1,), -1.0, dtype=dtype)
+    # Its gradient does not go through the kernel.
+    labels.requires_grad_(requires_grad)
     largest = torch.finfo(dtype).max
     middle = largest + torch.finfo(dtype).eps / 4 * 2.0 ** np.ceil(np.log2(largest))
-    # PyTorch rounds to float32 first: nearer to the middle it is wrong.
-    for size in (1.0, largest, middle * (1 - 1e-6), middle, 2 * largest, 1e300, np.inf):
-        for value in (float(size), -float(size)):
-            (expected,) = torch.tensor([value], dtype=torch.float64).to(dtype)
-            assert torch.full((), _in_range(value, dtype), dtype=dtype) == expected
-            assert abs(_in_range(value, dtype)) <= largest or np.isinf(_in_range(value, dtype))
-    assert np.isnan(_in_range(np.nan, dtype))
+    for size in (largest, middle * (1 - 1e-6), middle, 2 * largest, 1e300, np.inf, np.nan):
+        value = weighted(labels, logits, 1.0, weight=torch.tensor(size).to(dtype))
+        for number in (float(size), torch.tensor(size, dtype=torch.float64)):
+            got = weighted(labels, logits, 1.0, weight=number)
+            torch.testing.assert_close(got, value, rtol=0, atol=0, equal_nan=True)

@@ -58,7 +58,8 @@ class HostLauncher:
 def _describe(value: Any) -> Any:
     if value is None or isinstance(value, float):
         return value
-    return value.ctypes.data, kernel.TYPES[value.dtype.name], value.shape, value.strides, 1
+    code = kernel.TYPES[value.dtype.name]
+    return value.ctypes.data, code, value.shape, value.strides, 1, value
 
 
 NUMPY = cuda.Library(

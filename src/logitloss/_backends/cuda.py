@@ -9,13 +9,10 @@ in a CUDA graph.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from logitloss._formula import Array
 from logitloss._kernel import kernel
@@ -43,8 +40,7 @@ _OUT_OF_MEMORY = "CUDA out of memory."
 class Library(NamedTuple):
     """What is asked of a library that has arrays on GPUs."""
 
-    #: The address, the type as `kernel.TYPES` has it, the shape, the strides, and the bytes of a
-    #: stride of 1; numbers and None as they are.
+    #: The memory of an array, as `kernel.view` takes it; numbers and None as they are.
     describe: Callable[[Array | float | None], Any]
     #: A new array of this shape and this of `kernel.TYPES`, on the device of another array.
     empty: Callable[[tuple[int, ...], str, Array], Array]
@@ -86,16 +82,10 @@ def compute(
     else:
         results = outs
     describe = library.describe
+    # Held here: the memory of a copy must not become that of the sums.
+    inputs = tuple(map(describe, (labels, logits, pos_weight, weight, scale)))
     launches = kernel.Launches(
-        kernel.TYPES[dtype],
-        describe(labels),
-        describe(logits),
-        describe(pos_weight),
-        describe(weight),
-        describe(scale),
-        reduction,
-        tuple(map(describe, results)),
-        orders,
+        kernel.TYPES[dtype], inputs, reduction, tuple(map(describe, results)), orders
     )
     if not launches.count:
         return None
@@ -116,23 +106,6 @@ def compute(
         _give_up(str(error))
         return None
     return results
-
-
-def memory(
-    address: int, shape: Sequence[int], strides: Sequence[int], itemsize: int
-) -> np.ndarray[Any, Any]:
-    """An array on a GPU as one of NumPy's, which can be asked what memory it shares, but not read.
-
-    The strides are in bytes.
-    """
-    interface = {
-        "version": 3,
-        "data": (address, False),
-        "shape": tuple(shape),
-        "strides": tuple(strides),
-        "typestr": f"|V{itemsize}",
-    }
-    return np.asarray(SimpleNamespace(__array_interface__=interface))
 
 
 def launcher_or_reason() -> Any:

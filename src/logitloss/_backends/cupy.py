@@ -51,17 +51,14 @@ def _launch(call: Call, reduction: Any) -> tuple[Any, ...] | None:
 
 
 def _share_memory(first: Any, second: Any) -> bool:
-    memory = [
-        cuda.memory(array.data.ptr, array.shape, array.strides, array.itemsize)
-        for array in (first, second)
-    ]
-    return share_memory(*memory)
+    return share_memory(*(kernel.view(_describe(array)) for array in (first, second)))
 
 
 def _describe(value: Any) -> Any:
     if value is None or isinstance(value, float):
         return value
-    return value.data.ptr, kernel.TYPES[value.dtype.name], value.shape, value.strides, 1
+    code = kernel.TYPES[value.dtype.name]
+    return value.data.ptr, code, value.shape, value.strides, 1, value
 
 
 def _empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:

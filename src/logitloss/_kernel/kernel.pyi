@@ -25,6 +25,7 @@ def set_default_threads(default: int, unlimited_openmp: int, can_ask_openmp: boo
 def set_thresholds(parallel: int, nogil: int) -> tuple[int, int]: ...
 def limit_threads(limit: int) -> int: ...
 def get_threads() -> int: ...
+def view(memory: tuple[int, int, tuple[int, ...], tuple[int, ...], int, object]) -> _Array: ...
 def overlaps_itself(array: _Array) -> bool: ...
 def loss(
     labels: object,
@@ -56,11 +57,7 @@ class Launches:
     def __init__(
         self,
         type: int,
-        labels: object,
-        logits: object,
-        pos_weight: object,
-        weight: object,
-        scale: object,
+        inputs: tuple[Any, ...],
         reduction: object,
         results: tuple[Any, ...],
         orders: tuple[int, ...],

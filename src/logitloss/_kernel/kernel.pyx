@@ -15,8 +15,10 @@ from cpython.ref cimport Py_INCREF
 from libc.string cimport memset
 
 cdef extern from "numpy/arrayobject.h":
-    enum:
-        NPY_HALF
+    object PyArray_New(
+        object subtype, int ndim, Py_ssize_t *shape, int number, Py_ssize_t *strides, void *data,
+        int itemsize, int flags, PyObject *like
+    )
     object PyArray_Scalar(void *data, cnp.dtype dtype, PyObject *base)
     # It takes the reference to `dtype` away.
     object PyArray_NewLikeArray(
@@ -360,6 +362,8 @@ TYPES = {
 
 # The same by NumPy's numbers, and long double; -1 for those that the kernel does not know.
 cdef int _types[NUMPY_TYPES]
+# The other way round, where bfloat16 has the number of its bits.
+cdef int _numbers[LOGITLOSS_TYPES]
 # bfloat16 comes from ml_dtypes, which registers it with NumPy under a number of its own.
 cdef int _bfloat16 = -1
 
@@ -373,6 +377,8 @@ cdef int _set_types() except -1:
     for code in "?efdbBhHiIlLqQ":
         dtype = np.dtype(code)
         _types[dtype.num] = TYPES[dtype.name]
+        _numbers[_types[dtype.num]] = dtype.num
+    _numbers[<int>LOGITLOSS_BFLOAT16] = cnp.NPY_SHORT
     return 0
 
 
@@ -398,13 +404,7 @@ class BFloat16Bits(np.ndarray):
 
 cdef int _number_of(logitloss_type type, bint as_bits=False) noexcept:
     """NumPy's number of a type that results have."""
-    if type == LOGITLOSS_FLOAT32:
-        return cnp.NPY_FLOAT
-    if type == LOGITLOSS_FLOAT16:
-        return NPY_HALF
-    if type == LOGITLOSS_BFLOAT16:
-        return <int>cnp.NPY_SHORT if as_bits else _bfloat16
-    return cnp.NPY_DOUBLE
+    return _bfloat16 if type == LOGITLOSS_BFLOAT16 and not as_bits else _numbers[<int>type]
 
 
 cdef inline bint _describe(logitloss_array *described, object value) except -1:
@@ -681,6 +681,67 @@ cdef inline object _finished(const call *it, int order, object result, double va
     return result if it.arrays.logits.ndim else result[()]
 
 
+cdef struct remote_shape:
+    Py_ssize_t shape[LOGITLOSS_MAX_AXES]
+    Py_ssize_t strides[LOGITLOSS_MAX_AXES]
+
+
+cdef bint _describe_remote(
+    logitloss_array *described, remote_shape *memory, double *number, object value
+) except -1:
+    """Describe memory, as `view` takes it, or a number."""
+    cdef Py_ssize_t axis, unit
+    described.data = NULL
+    if value is None:
+        return True
+    if PyFloat_Check(value):
+        number[0] = PyFloat_AS_DOUBLE(value)
+        return True
+    address, kind, shape, strides, unit, _ = <tuple>value
+    if len(shape) > LOGITLOSS_MAX_AXES:
+        return False
+    # Of an array without elements nothing is read, and its address may be zero.
+    described.data = <char *><size_t>(address or 1)
+    described.type = <logitloss_type><int>kind
+    described.is_swapped = False
+    described.ndim = <int>len(shape)
+    described.shape, described.strides = memory.shape, memory.strides
+    for axis in range(described.ndim):
+        memory.shape[axis] = shape[axis]
+        memory.strides[axis] = <Py_ssize_t>strides[axis] * unit
+    return True
+
+
+def view(tuple memory):
+    """Memory as an array of NumPy's, bfloat16 as `BFloat16Bits`.
+
+    Memory is given as ``(address, type, shape, strides, bytes of a stride of 1, owner)``, the type
+    as `TYPES` has it. The array keeps the owner, and must not be read where it is on a GPU.
+    """
+    cdef logitloss_array described
+    cdef remote_shape sizes
+    cdef cnp.ndarray array
+    if not _describe_remote(&described, &sizes, NULL, memory):
+        raise ValueError(f"arrays have at most {LOGITLOSS_MAX_AXES} axes")
+    array = PyArray_New(
+        BFloat16Bits if described.type == LOGITLOSS_BFLOAT16 else np.ndarray,
+        described.ndim,
+        sizes.shape,
+        _numbers[<int>described.type],
+        sizes.strides,
+        described.data,
+        0,
+        cnp.NPY_ARRAY_WRITEABLE,
+        NULL,
+    )
+    cnp.set_array_base(array, memory[5])
+    return array
+
+
+cdef inline object _viewed(object value):
+    return view(<tuple>value) if type(value) is tuple else value
+
+
 def compute(
     tuple orders,
     object labels,
@@ -695,9 +756,10 @@ def compute(
     """Compute derivatives of the loss by the logits, of these orders, of NumPy arrays.
 
     Returns a tuple of results, or None for arguments that have to be converted or refused:
-    then nothing has been written. In a call that has been checked a reduction may also be "total",
-    for a sum of float64, or the number that the sum is divided by. Derivatives that are multiplied
-    before they are rounded to half precision are returned as float32.
+    then nothing has been written. In a call that has been checked arrays may be memory, as `view`
+    takes it, and a reduction may also be "total", for a sum of float64, or the number that the sum
+    is divided by. Derivatives that are multiplied before they are rounded to half precision are
+    returned as float32.
     """
     cdef call it
     cdef logitloss_array given[MOST_RESULTS]
@@ -708,6 +770,11 @@ def compute(
     cdef logitloss_type kind
     cdef Py_ssize_t index, other, count = len(orders)
     cdef list results
+    if is_checked:
+        labels, logits = _viewed(labels), _viewed(logits)
+        pos_weight, weight = _viewed(pos_weight), _viewed(weight)
+        if outs is not None:
+            outs = tuple([_viewed(out) for out in outs])
     if not _look_at(&it, labels, logits, pos_weight, weight, reduction, is_checked):
         return None
     if outs is not None and not (isinstance(outs, tuple) and len(<tuple>outs) == count):
@@ -759,43 +826,13 @@ cdef enum:
     MOST_LAUNCHES = 2
 
 
-cdef struct remote_shape:
-    Py_ssize_t shape[LOGITLOSS_MAX_AXES]
-    Py_ssize_t strides[LOGITLOSS_MAX_AXES]
-
-
-cdef bint _describe_remote(
-    logitloss_array *described, remote_shape *memory, double *number, object value
-) except -1:
-    """Describe ``(address, type, shape, strides, bytes of a stride of 1)``, or a number."""
-    cdef Py_ssize_t axis, unit
-    described.data = NULL
-    if value is None:
-        return True
-    if PyFloat_Check(value):
-        number[0] = PyFloat_AS_DOUBLE(value)
-        return True
-    address, kind, shape, strides, unit = <tuple>value
-    if len(shape) > LOGITLOSS_MAX_AXES:
-        return False
-    # Of an array without elements nothing is read, and its address may be zero.
-    described.data = <char *><size_t>(address or 1)
-    described.type = <logitloss_type><int>kind
-    described.is_swapped = False
-    described.ndim = <int>len(shape)
-    described.shape, described.strides = memory.shape, memory.strides
-    for axis in range(described.ndim):
-        memory.shape[axis] = shape[axis]
-        memory.strides[axis] = <Py_ssize_t>strides[axis] * unit
-    return True
-
-
 @cython.auto_pickle(False)
 cdef class Launches:
     """What a call takes on a GPU: one launch of cuda.cu or two, or none where it cannot.
 
-    Arrays are given as ``(address, type, shape, strides, bytes of a stride of 1)``; `results` has
-    one for each of the orders. Every derivative is multiplied by `scale`, which may be None.
+    Arrays are given as memory, as `view` takes it. `inputs` are labels, logits, pos_weight, weight
+    and what every derivative is multiplied by, the last two of which may be None; `results` has an
+    array for each of the orders.
     """
 
     cdef logitloss_grid_launch launches[MOST_LAUNCHES]
@@ -812,11 +849,7 @@ cdef class Launches:
     def __init__(
         self,
         int type,
-        object labels,
-        object logits,
-        object pos_weight,
-        object weight,
-        object scale,
+        tuple inputs,
         object reduction,
         tuple results,
         tuple orders,
@@ -826,6 +859,7 @@ cdef class Launches:
         cdef logitloss_task task, scales
         cdef reducing how
         cdef int order, derivatives = 0, i
+        labels, logits, pos_weight, weight, scale = inputs
         arrays.pos_weight_value = arrays.weight_value = 1
         for order in orders:
             derivatives |= 1 << order

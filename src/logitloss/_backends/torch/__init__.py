@@ -9,7 +9,6 @@ Threads are those of the kernel. Where PyTorch brings the OpenMP runtime that th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -20,17 +19,21 @@ from array_api_compat import torch as xp
 from torch import Tensor
 
 from logitloss._array_likes import refuse_mask_and_unit
-from logitloss._backends.torch._cuda import by_cuda, memory_of
-from logitloss._backends.torch._private import is_profiled, is_transformed
+from logitloss._backends.torch._cuda import by_cuda
+from logitloss._backends.torch._private import (
+    is_autocast_anywhere,
+    is_profiled,
+    is_transformed,
+)
 from logitloss._backends.torch._reduced import reduced_by
 from logitloss._backends.torch._values import (
     FULL,
     HALF,
     INTEGRAL,
+    READABLE,
     TYPES,
-    as_array,
     by_kernel,
-    is_readable,
+    memory_of,
 )
 from logitloss._backends.torch._ways import (
     by_compiled_kernel,
@@ -40,6 +43,7 @@ from logitloss._backends.torch._ways import (
     way_of,
 )
 from logitloss._call import Call, effective, finish, refuse_layout, refuse_shared_outs, share_memory
+from logitloss._kernel import kernel
 from logitloss._libraries import is_masked_tensor
 from logitloss._reductions import REDUCTIONS
 
@@ -104,7 +108,11 @@ def describe(
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    return tensor.layout is torch.strided and not tensor.is_nested and not is_masked_tensor(tensor)
+    return (
+        tensor.layout is torch.strided
+        and not tensor.is_nested
+        and (type(tensor) is Tensor or not is_masked_tensor(tensor))
+    )
 
 
 def _refuse_other_layouts(**given: object) -> None:
@@ -115,26 +123,23 @@ def _refuse_other_layouts(**given: object) -> None:
 
 
 def _is_coefficient(value: object, logits: Tensor) -> bool:
-    if isinstance(value, float) or (isinstance(value, int) and abs(value) <= 2**53):
+    if isinstance(value, float):
         return True
-    if not isinstance(value, Tensor) or value.dtype not in (*_FLOATING, *INTEGRAL):
+    if not isinstance(value, Tensor):
+        return isinstance(value, int) and abs(value) <= 2**53
+    if not (value.dtype in READABLE and _is_dense(value) and value.device == logits.device):
         return False
-    if not _is_dense(value):
-        return False
+    if not value.dim():
+        return True
     missing = logits.dim() - value.dim()
-    return (
-        missing >= 0
-        and all(
-            size in (1, goal)
-            for size, goal in zip(value.shape, logits.shape[missing:], strict=True)
-        )
-        and value.device == logits.device
+    return missing >= 0 and all(
+        size in (1, goal) for size, goal in zip(value.shape, logits.shape[missing:], strict=True)
     )
 
 
 def compute(call: Call) -> tuple[Tensor, ...]:
     # Entering a profiler range takes as long as a whole call on a small tensor.
-    if torch.compiler.is_compiling() or not is_profiled():
+    if is_compiling() or not is_profiled():
         return _compute(call)
     with torch.profiler.record_function(call.name or "logistic_loss"):
         return _compute(call)
@@ -142,21 +147,19 @@ def compute(call: Call) -> tuple[Tensor, ...]:
 
 def _compute(call: Call) -> tuple[Tensor, ...]:
     if call.logits.dtype not in FULL:
-        call = _rounded(call)
-    operands = call.labels, call.logits, call.pos_weight, call.weight
-    way = way_of(operands, call.orders)
-    if call.outs is not None:
-        _refuse_recording((*operands, *call.outs))
-        _refuse_shared(call.outs)
-        memory: Any = None
-        if way is by_kernel:
-            memory = _views(call.outs)
-        elif way is by_cuda and _can_be_written(call.outs, operands):
-            memory = call.outs
-        if memory is not None:
-            way(*operands, call.orders, call.reduction, memory)
-            torch.autograd.graph.increment_version(call.outs)
-            return call.outs
+        call = _widened(call)
+    orders, _, labels, logits, pos_weight, weight, dtype, reduction, outs, _ = call
+    operands = labels, logits, pos_weight, weight
+    way = way_of(operands, orders)
+    if outs is not None:
+        _refuse_recording((*operands, *outs))
+        _refuse_shared(outs)
+        if (way is by_kernel and _have_memory(outs)) or (
+            way is by_cuda and _have_memory(outs) and not _overlap(outs, operands)
+        ):
+            way(*operands, orders, reduction, outs)
+            torch.autograd.graph.increment_version(outs)
+            return outs
     # Those that know every reduction, and numbers for coefficients. One by one, since a small call
     # notices a loop, and Dynamo compares these in no other way.
     if (
@@ -167,55 +170,42 @@ def _compute(call: Call) -> tuple[Tensor, ...]:
         or way is by_cuda
         or way is by_cuda_step
     ):
-        results = tuple(way(*operands, call.orders, call.reduction))
-        if call.outs is None:
+        results = tuple(way(*operands, orders, reduction))
+        if outs is None:
             return results
     else:
-        results = reduced_by(way, operands, call.orders, call.reduction)
-    if call.outs is not None:
-        return tuple(out.copy_(result) for out, result in zip(call.outs, results, strict=True))
-    return tuple(result.to(call.dtype) for result in results)
+        results = reduced_by(way, operands, orders, reduction)
+    if outs is not None:
+        return tuple(out.copy_(result) for out, result in zip(outs, results, strict=True))
+    return tuple(result.to(dtype) for result in results)
 
 
 def _refuse_shared(outs: Sequence[Tensor]) -> None:
-    arrays = [as_array(out) for out in outs if out.is_cpu]
     # Dynamo cannot ask for an address.
-    if not is_compiling():
-        arrays += [memory_of(out) for out in outs if out.is_cuda and type(out) in TYPES]
-    if any(share_memory(one, other) for one, other in combinations(arrays, 2)):
-        refuse_shared_outs()
+    if len(outs) > 1:
+        arrays = [_view(out) for out in outs if out.is_cpu or (out.is_cuda and type(out) in TYPES)]
+        if any(share_memory(one, other) for one, other in combinations(arrays, 2)):
+            refuse_shared_outs()
 
 
-def _rounded(call: Call) -> Call:
-    """The call with everything rounded as its dtype demands."""
-    dtype, logits = call.dtype, call.logits
-    if not logits.is_floating_point():
+def _widened(call: Call) -> Call:
+    """The call with operands of dtypes that have a kernel or a formula together."""
+    dtype, labels, logits = call.dtype, call.labels, call.logits
+    if dtype in HALF:
+        if (
+            is_autocast_anywhere()
+            and call.outs is None
+            and torch.is_autocast_enabled(logits.device.type)
+        ):
+            # Under autocast, the results of torch's own loss are float32.
+            return call._replace(dtype=torch.float32, logits=logits.float())
+    elif logits.dtype not in HALF:
+        # Integers.
         return call._replace(logits=logits.to(dtype))
-    if dtype not in HALF:
-        if call.labels.dtype in HALF and logits.dtype in HALF:
-            # Neither of the two half precisions holds the other, and the kernel has no third.
-            return call._replace(labels=call.labels.to(dtype), logits=logits.to(dtype))
-        return call
-    if call.outs is None and torch.is_autocast_enabled(logits.device.type):
-        # Under autocast, the results of torch's own loss are float32.
-        return call._replace(dtype=torch.float32, logits=logits.float())
-
-    def rounded(value: Any) -> Any:
-        if isinstance(value, float):
-            return torch.full((), _in_range(value, dtype), dtype=dtype, device=logits.device)
-        return value if value is None else value.to(dtype)
-
-    return call._replace(pos_weight=rounded(call.pos_weight), weight=rounded(call.weight))
-
-
-def _in_range(value: float, dtype: torch.dtype) -> float:
-    """What rounds to the same number, and is none that CUDA refuses to round to infinity."""
-    info = torch.finfo(dtype)
-    if not abs(value) > info.max:
-        return value
-    # Half-way to the number that would come next; a tie goes to infinity, the even one.
-    midpoint = (2 - info.eps / 2) * (info.max / (2 - info.eps))
-    return math.copysign(info.max if abs(value) < midpoint else math.inf, value)
+    elif labels.dtype in HALF:
+        # Neither of the two half precisions holds the other, and the kernel has no third.
+        return call._replace(labels=labels.to(dtype), logits=logits.to(dtype))
+    return call
 
 
 def _refuse_recording(tensors: Sequence[Any]) -> None:
@@ -230,19 +220,17 @@ def _refuse_recording(tensors: Sequence[Any]) -> None:
         )
 
 
-def _can_be_written(outs: Sequence[Tensor], operands: Sequence[Any]) -> bool:
-    """Whether outputs on a GPU can be written to at once, since they share no memory."""
-    if not all(type(out) in TYPES and out.is_contiguous() and not out.is_neg() for out in outs):
-        return False
-    written = map(memory_of, outs)
-    read = [memory_of(value) for value in operands if isinstance(value, Tensor)]
-    return not any(share_memory(out, value) for out in written for value in read)
+def _have_memory(outs: Sequence[Tensor]) -> bool:
+    """Whether the kernel can write to the outputs as they lie in memory."""
+    return all(type(out) in TYPES and out.is_contiguous() and not out.is_neg() for out in outs)
 
 
-def _views(outs: tuple[Tensor, ...]) -> tuple[Any, ...] | None:
-    """The memory of the outputs, if all are laid out so that the kernel can write to them."""
-    if not is_readable(outs):
-        return None
-    if not all(out.is_contiguous() and not out.is_neg() for out in outs):
-        return None
-    return tuple(as_array(out) for out in outs)
+def _overlap(outs: Sequence[Tensor], operands: Sequence[Any]) -> bool:
+    """Whether outputs share memory with operands, of which the kernel makes no copy on a GPU."""
+    written = map(_view, outs)
+    read = [_view(value) for value in operands if isinstance(value, Tensor)]
+    return any(share_memory(out, value) for out in written for value in read)
+
+
+def _view(tensor: Tensor) -> Any:
+    return kernel.view(memory_of(tensor))

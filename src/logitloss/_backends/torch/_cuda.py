@@ -11,15 +11,20 @@ from array_api_compat import torch as xp
 from torch import Tensor
 
 from logitloss._backends import cuda
-from logitloss._backends.torch._private import current_stream, is_zero_without_memory
+from logitloss._backends.torch._private import current_stream
 from logitloss._backends.torch._reduced import reduced_by
-from logitloss._backends.torch._values import READABLE, TYPES, Results, by_formula, promoted
-from logitloss._kernel import kernel
+from logitloss._backends.torch._values import (
+    NAMES,
+    READABLE,
+    TYPES,
+    Results,
+    by_formula,
+    memory_of,
+    promoted,
+)
 from logitloss._reductions import TOTAL, for_kernel, masked
 
-_NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in READABLE}
-_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
-_CODES = {dtype: (kernel.TYPES[name], dtype.itemsize) for dtype, name in _NAMES.items()}
+_DTYPES = {name: dtype for dtype, name in NAMES.items()}
 
 
 def is_launchable(tensors: Sequence[Tensor]) -> bool:
@@ -45,15 +50,11 @@ def by_cuda(
 
     The results are multiplied by `scale`, which masks with its zeros as a weight does.
     """
-    # Held here: the memory of a copy must not become that of a result.
-    labels, logits, pos_weight, weight, scale = map(
-        _in_memory, (labels, logits, pos_weight, weight, scale)
-    )
     dtype = promoted(labels, logits)
     with _on(logits.device):
         results = cuda.compute(
             _LIBRARY,
-            _NAMES[dtype],
+            NAMES[dtype],
             orders,
             labels,
             logits,
@@ -82,26 +83,6 @@ def _on(device: torch.device) -> Any:
     return torch.cuda.device(device)
 
 
-def _in_memory(value: Any) -> Any:
-    """The tensor, or a copy where its memory holds other numbers or there is none."""
-    if not isinstance(value, Tensor):
-        return value
-    return value.clone() if is_zero_without_memory(value) else value.resolve_neg()
-
-
-def _describe(value: Any) -> Any:
-    if value is None or isinstance(value, float):
-        return value
-    code, itemsize = _CODES[value.dtype]
-    return value.data_ptr(), code, value.shape, value.stride(), itemsize
-
-
-def memory_of(tensor: Tensor) -> Any:
-    """What `share_memory` takes in the place of a tensor."""
-    address, _, shape, strides, itemsize = _describe(tensor)
-    return cuda.memory(address, shape, [itemsize * stride for stride in strides], itemsize)
-
-
 def _empty(shape: tuple[int, ...], dtype: str, like: Tensor) -> Tensor:
     return torch.empty(shape, dtype=_DTYPES[dtype], device=like.device)
 
@@ -115,4 +96,4 @@ def _current() -> tuple[int, int]:
     return device, current_stream(device)
 
 
-_LIBRARY = cuda.Library(_describe, _empty, _empty_like, _current)
+_LIBRARY = cuda.Library(memory_of, _empty, _empty_like, _current)

@@ -14,7 +14,8 @@ from torch.autograd import Function, forward_ad
 _has_transformations = torch._C._are_functorch_transforms_active
 _count_dispatch_modes = torch._C._len_torch_dispatch_stack
 is_jit_traced = torch._C._is_tracing
-
+# For any kind of device, in a third of the time that it takes to ask for one.
+is_autocast_anywhere = torch._C._is_any_autocast_enabled
 
 # Builds without CUDA have none.
 current_stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", int)

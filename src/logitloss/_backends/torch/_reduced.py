@@ -39,16 +39,20 @@ def reduced_by(
 def _of_one_dtype(
     labels: Tensor, logits: Tensor, pos_weight: Tensor | float, weight: Tensor | float | None
 ) -> tuple[Any, ...]:
-    """Tensors of the dtype to compute in. The kernel reads integer labels as they are."""
-    dtype = torch.promote_types(promoted(labels, logits), torch.float32)
+    """Tensors of the dtype to compute in, with coefficients rounded to the dtype of the results.
+
+    The kernel reads integer labels as they are.
+    """
+    narrow = promoted(labels, logits)
+    dtype = torch.promote_types(narrow, torch.float32)
     if labels.is_floating_point():
         labels = labels.to(dtype)
     logits = logits.to(dtype)
 
     def cast(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return replicated_beside(logits, value).to(dtype)
-        return value if value is None else as_tensor(value, logits)
+        if value is None:
+            return None
+        return replicated_beside(logits, as_tensor(value, logits)).to(narrow).to(dtype)
 
     return labels, logits, cast(pos_weight), cast(weight)
 

@@ -19,14 +19,20 @@ from array_api_compat import torch as xp
 from torch import Tensor
 
 from logitloss import _formula
+from logitloss._backends.torch._private import is_zero_without_memory
 from logitloss._kernel import kernel
 from logitloss._reductions import TOTAL, for_kernel, masked
+
+# Looked up once, since the smallest calls notice.
+from_numpy, asarray = torch.from_numpy, np.asarray
 
 FULL = (torch.float32, torch.float64)
 HALF = (torch.float16, torch.bfloat16)
 INTEGRAL = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 READABLE = frozenset((*FULL, *HALF, *INTEGRAL))
 TYPES = (Tensor, torch.nn.Parameter)
+NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in READABLE}
+_CODES = {dtype: (kernel.TYPES[name], dtype.itemsize) for dtype, name in NAMES.items()}
 
 Results: TypeAlias = tuple[Tensor, ...]
 
@@ -46,29 +52,31 @@ def by_kernel(
     weight: Tensor | float | None,
     orders: tuple[int, ...],
     reduction: str,
-    outs: tuple[Any, ...] | None = None,
+    outs: tuple[Tensor, ...] | None = None,
     are_multiplied: bool = False,
 ) -> Results:
-    """All of a call in one pass; `outs` is memory to write the results to.
+    """All of a call in one pass; `outs` are tensors to write the results to.
 
     Derivatives that are multiplied before they are rounded to half precision come in float32.
     """
     results: Any = kernel.compute(
         orders,
-        as_array(labels),
-        as_array(logits),
-        _as_coefficient(pos_weight),
-        _as_coefficient(weight),
+        memory_of(labels),
+        memory_of(logits),
+        _coefficient(pos_weight),
+        _coefficient(weight),
         for_kernel(reduction, logits, weight, xp),
-        outs,
+        None if outs is None else tuple(map(memory_of, outs)),
         is_checked=True,
         are_multiplied=are_multiplied,
     )
+    if outs is not None:
+        return outs
     # NumPy allocates the memory, because it keeps small blocks and asks for huge pages. PyTorch's
     # page faults would take longer than the kernel.
-    tensors = [torch.from_numpy(np.asarray(result)) for result in results]
-    if tensors[0].dtype is torch.int16:
-        # The bits of bfloat16, which NumPy does not have.
+    tensors = [from_numpy(asarray(result)) for result in results]
+    if logits.dtype is torch.bfloat16:
+        # NumPy does not have it, and holds its bits.
         tensors = [t.view(torch.bfloat16) if t.dtype is torch.int16 else t for t in tensors]
     return tuple(tensors)
 
@@ -80,27 +88,42 @@ def promoted(labels: Tensor, logits: Tensor) -> torch.dtype:
     return torch.promote_types(labels.dtype, logits.dtype)
 
 
-def as_array(value: Tensor | float | None) -> Any:
-    """What the kernel takes: the memory of a tensor, of which only a negated view is copied."""
-    # The commonest types come first, because PyTorch takes longer to reject what is not a tensor.
-    if value is None or type(value) is float or not isinstance(value, Tensor):
+def memory_of(value: Any) -> Any:
+    """The memory of a tensor, as `kernel.view` takes it; numbers and None as they are."""
+    if value is None or isinstance(value, float):
         return value
-    if value.dtype is torch.bfloat16:
-        return value.resolve_neg().view(torch.int16).numpy(force=True).view(kernel.BFloat16Bits)
-    # `numpy(force=True)` detaches.
-    return value.numpy(force=True)
+    if value.is_neg():
+        # The memory holds the other sign.
+        value = value.resolve_neg()
+    try:
+        address = value.data_ptr()
+    except RuntimeError:
+        # The tensor outlived its `torch.func.grad`, and wraps the one that has the memory.
+        value = value.detach()
+        address = value.data_ptr()
+    if not address and value.numel():
+        if not is_zero_without_memory(value):
+            # PyTorch's own functions end the process.
+            raise RuntimeError("the storage of a tensor has been freed")
+        value = value.clone()
+        address = value.data_ptr()
+    code, itemsize = _CODES[value.dtype]
+    return address, code, value.shape, value.stride(), itemsize, value
 
 
-def _as_coefficient(value: Tensor | float | None) -> Any:
-    # `item` takes a fifth of the time of an array without dimensions.
-    if isinstance(value, Tensor) and not value.dim() and value.is_floating_point():
-        return value.item()
-    return as_array(value)
+def _coefficient(value: Tensor | float | None) -> Any:
+    if value is None or isinstance(value, float):
+        return value
+    # `item` takes a third of the time.
+    return memory_of(value) if value.dim() or not value.is_floating_point() else value.item()
 
 
 def as_tensor(value: Tensor | float, logits: Tensor) -> Tensor:
+    """A coefficient, of a dtype that loses nothing of a number if the device has one."""
+    if isinstance(value, Tensor):
+        return value
     # A product, because Dynamo compiles again for every number that is passed to a constructor.
-    return value if isinstance(value, Tensor) else logits.new_ones(()) * value
+    return logits.new_ones((), dtype=accumulator(logits)) * value
 
 
 def as_tensors(

@@ -26,7 +26,6 @@ from logitloss._backends.torch._reduced import reduced_by
 from logitloss._backends.torch._rules import Way
 from logitloss._backends.torch._values import (
     HALF,
-    as_array,
     as_tensors,
     by_formula,
     by_kernel,
@@ -34,6 +33,9 @@ from logitloss._backends.torch._values import (
 )
 from logitloss._call import LOSS, VALUE_AND_GRAD
 from logitloss._reductions import masked
+
+# Looked up once, since the smallest calls notice.
+is_compiling = torch.compiler.is_compiling
 
 
 def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = False) -> Way:
@@ -46,9 +48,13 @@ def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = Fal
 
     `is_inside` a Function nothing is recorded or transformed any more.
     """
-    tensors = [operand for operand in operands if isinstance(operand, Tensor)]
+    # Loops, because a small call notices comprehensions.
+    tensors = []
+    for operand in operands:
+        if not (operand is None or isinstance(operand, float)):
+            tensors.append(operand)
     readable = is_readable(tensors)
-    if torch.compiler.is_compiling():
+    if is_compiling():
         if is_transformed():
             # Dynamo would lose tangents and second derivatives. Now it leaves the call uncompiled,
             # or with fullgraph=True refuses it.
@@ -66,17 +72,20 @@ def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = Fal
         only_logits = len(recorded) == 1 and recorded[0] is operands[1]
         return by_compiled_step if only_logits and orders == LOSS else by_operator
     # Only the weight can be batched, by a gradient or tangent that multiplies it.
-    readable = readable and not is_batched(tensors[-1])
+    has_batch = tensors[-1] is operands[-1] and is_batched(tensors[-1])
+    readable = readable and not has_batch
     if is_transformed() and not is_inside:
         return by_operator if is_functionalized() else by_function
     if readable and is_traced():
         return by_formula if torch.onnx.is_in_onnx_export() else by_operator
     direct = by_kernel if readable else by_formula
-    if not (readable or is_traced() or is_batched(tensors[-1])) and is_launchable(tensors):
+    if not (readable or is_traced() or has_batch) and is_launchable(tensors):
         direct = by_cuda
     recorded = []
     if torch.is_grad_enabled() and not is_inside:
-        recorded = [t for t in tensors if t.requires_grad and not is_left_over(t)]
+        for tensor in tensors:
+            if tensor.requires_grad and not is_left_over(tensor):
+                recorded.append(tensor)
     if not recorded:
         return direct
     only_logits = len(recorded) == 1 and recorded[0] is operands[1]
@@ -153,10 +162,10 @@ class _Step(Function):
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, None]:
         # Released, so that it can be multiplied in place and become `.grad` without a copy.
         gradient, ctx.gradient = ctx.gradient, []
-        labels, logits, pos_weight, weight = operands = _saved(ctx)
+        operands = _saved(ctx)
         if torch.is_grad_enabled() or way_of((scale,), ()) is not by_kernel:
             return _recorded_gradient(operands, ctx.reduction, scale), None
-        is_reduced, is_half = ctx.reduction != "none", logits.dtype in HALF
+        is_reduced, is_half = ctx.reduction != "none", operands[1].dtype in HALF
         factor = scale.item() if is_reduced else _common_factor(scale)
         if factor == 1 and gradient:
             # `loss.backward()` passes 1. Multiplying would be another pass over memory.
@@ -165,9 +174,7 @@ class _Step(Function):
             return _gradient(*operands, scale, *gradient), None
         if is_half or not gradient:
             # Rounded once, after the multiplication.
-            wide = logits.float() if is_half else logits
-            results = by_kernel(labels, wide, pos_weight, weight, VALUE_AND_GRAD, ctx.reduction)
-            gradient = results[1:]
+            gradient = by_kernel(*operands, VALUE_AND_GRAD, ctx.reduction, are_multiplied=True)[1:]
         return gradient[0].mul_(factor), None
 
 
@@ -177,10 +184,14 @@ def _gradient(
     """The gradient times `scale`, which may differ from element to element."""
     if weight is not None:
         if logits.dtype in HALF:
-            # The product is rounded with the gradient, not before.
-            logits, scale = logits.float(), scale.float()
+            # What rounds the weight would round its product with `scale` as well.
+            results = by_kernel(
+                labels, logits, pos_weight, weight, (1,), "none", are_multiplied=True
+            )
+            product: Tensor = masked(results[0], scale, xp)
+            return product
         scale = scale * weight
-    outs = tuple(as_array(out) for out in memory if out.dtype is logits.dtype)
+    outs = tuple(out for out in memory if out.dtype is logits.dtype)
     return by_kernel(labels, logits, pos_weight, scale, (1,), "none", outs or None)[0]
 
 
