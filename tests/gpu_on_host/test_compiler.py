@@ -61,10 +61,20 @@ def compiled(constants: bytes, capability: int) -> tuple[int, int]:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_compiles(capability: int, dtype: str, recorder: Recorder, record_property: Any) -> None:
     labels, logits, weight = (np.zeros(5000, dtype) for _ in range(3))
-    for orders in ((0,), (0, 1), (1, 2)):
+    for orders in ((0,), (0, 1), (1,), (1, 2)):
         cuda.compute(NUMPY, dtype, orders, labels, logits, 3.0, None, "none")
-    cuda.compute(NUMPY, dtype, (0, 1), labels, logits, 3.0, weight, "weighted_mean")
+    for reduction in ("mean", "weighted_mean"):
+        cuda.compute(NUMPY, dtype, (0,), labels, logits, 3.0, weight, reduction)
+        cuda.compute(NUMPY, dtype, (0, 1), labels, logits, 3.0, weight, reduction)
+    # The step of a mean, without and with weights.
+    cuda.compute(NUMPY, dtype, (0,), labels, logits, weight[:1], None, "mean")
+    cuda.compute(NUMPY, dtype, (1,), labels, logits, weight[:1], None, "mean", None, weight[:1])
     cuda.compute(NUMPY, dtype, (1,), labels, logits, 3.0, weight, "mean", None, weight[:1])
+    # A pos_weight for each class, and arrays with gaps.
+    table = labels.reshape(50, 100)
+    for reduction in ("none", "mean"):
+        cuda.compute(NUMPY, dtype, (0,), table, table, table[0], None, reduction)
+        cuda.compute(NUMPY, dtype, (0,), table[:, ::2], table[:, ::2], 3.0, None, reduction)
     for constants in recorder.versions:
         registers, spilled = compiled(constants, capability)
         record_property(str(list(constants)), f"{registers} registers, {spilled} spilled")

@@ -123,7 +123,8 @@ LAYOUTS = {
     "three axes": lambda a: a.reshape(12, -1, 5).transpose(2, 0, 1),
     "one row": lambda a: a[5],
     "one number": lambda a: a[5, 6:7].reshape(()),
-    "repeated": lambda a: np.broadcast_to(a[:1], a.shape),
+    "one row, repeated": lambda a: np.broadcast_to(a[:1], a.shape),
+    "one number, repeated": lambda a: np.broadcast_to(a[5, 6], a.shape),
 }
 
 
@@ -174,6 +175,15 @@ def test_sums_of_many_blocks(dtype: str, reduction: str) -> None:
     labels, logits, _, weight = drawn(dtype, 2_500_001)
     check((0, 1), labels, logits, 2.0, weight, reduction)
     check((0,), labels, logits, 2.0, weight, reduction)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("bool", 4_500_001), ("float32", 3 * 2**18 + 2)])
+def test_a_sum_of_many_weights_alone(dtype: str, size: int) -> None:
+    """A thread reads several pieces of 16 bytes before it adds the first."""
+    labels, logits, _, weight = drawn("float32", size + 16)
+    weight = (10 * weight).astype(dtype)
+    # What comes after the end is no part of the sum.
+    check((1,), labels[:size], logits[:size], 2.0, weight[:size], "weighted_mean")
 
 
 @pytest.mark.parametrize("divisor", [0.0, 1.0, 3.0, 2.0**120, 2.0**-140, np.inf, np.nan])

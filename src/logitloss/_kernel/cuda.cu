@@ -58,8 +58,6 @@ namespace careful {
 #define EACH_THREAD(t) for (int t = 0; t < LOGITLOSS_GRID_THREADS; t++)
 #endif
 
-enum { THREADS = LOGITLOSS_GRID_THREADS, LANES = LOGITLOSS_GRID_LANES(RESULT) };
-
 #if IS_WIDE
 typedef int64_t index_type;
 INLINE index_type divided(index_type index, const logitloss_grid_axis &axis) { return index / axis.size; }
@@ -154,55 +152,97 @@ template <int type> INLINE typename element_of<type>::stored narrowed(REAL value
 /* What is to be rounded to half precision is rounded once. */
 template <int type> INLINE REAL read(typename element_of<type>::stored value)
 {
-    if (!(RESULT == LOGITLOSS_FLOAT16 || RESULT == LOGITLOSS_BFLOAT16) || type == RESULT)
+    /* As in task.c: both half precisions hold all integers of 8 bits. */
+    const int is_exact = type == RESULT || type == LOGITLOSS_BOOL || type == LOGITLOSS_INT8 || type == LOGITLOSS_UINT8;
+    if (!(RESULT == LOGITLOSS_FLOAT16 || RESULT == LOGITLOSS_BFLOAT16) || is_exact)
         return widened<type>(value);
     const REAL single = type == LOGITLOSS_FLOAT64 ? (REAL)logitloss_round_to_odd((double)value) : widened<type>(value);
     return widened<RESULT>(narrowed<RESULT>(single));
 }
 
-template <typename stored> struct alignas(sizeof(stored) * LANES < 16 ? sizeof(stored) * LANES : 16) lanes {
-    stored at[LANES];
+enum { THREADS = LOGITLOSS_GRID_THREADS, LANES = LOGITLOSS_GRID_LANES(ORDERS, RESULT, sizeof(element_of<WEIGHT>::stored)) };
+
+/* Whether an operand is read by its strides. */
+enum {
+    IS_STRIDED = LOGITS_KIND == STRIDED || LABELS_KIND == STRIDED || POS_WEIGHT_KIND == STRIDED || WEIGHT_KIND == STRIDED
+                 || INCOMING_KIND == STRIDED,
+};
+
+/* What a thread takes at a time, as it lies in memory. */
+template <int type> struct alignas(sizeof(typename element_of<type>::stored) * LANES < 16
+                                       ? sizeof(typename element_of<type>::stored) * LANES
+                                       : 16) lanes {
+    typename element_of<type>::stored at[LANES];
 };
 
 /* `count` of the elements from `start` on; the others are zero. */
 template <int kind, int type>
-INLINE void load(const logitloss_grid_operand &operand, index_type start, int count, REAL value, REAL *to)
+INLINE lanes<type> fetch(const logitloss_grid_operand &operand, index_type start, int count)
 {
     typedef typename element_of<type>::stored stored;
-    if (kind == PACKED && count == LANES) {
-        const lanes<stored> all = *(const lanes<stored> *)((const stored *)operand.data + start);
-        for (int lane = 0; lane < LANES; lane++)
-            to[lane] = read<type>(all.at[lane]);
-        return;
-    }
+    lanes<type> all;
     for (int lane = 0; lane < LANES; lane++)
-        if (kind == ABSENT)
-            to[lane] = 1;
-        else if (kind == NUMBER)
-            to[lane] = value;
-        else if (lane >= count)
-            to[lane] = 0;
-        else if (kind == PACKED)
-            to[lane] = read<type>(((const stored *)operand.data)[start + lane]);
+        if (kind == PACKED && lane < count)
+            all.at[lane] = ((const stored *)operand.data)[start + lane];
+        else if (kind == STRIDED && lane < count)
+            all.at[lane] = *(const stored *)address(operand, start + lane);
         else
-            to[lane] = read<type>(*(const stored *)address(operand, start + lane));
+            all.at[lane] = 0;
+    if (kind == PACKED && count == LANES)
+        all = *(const lanes<type> *)((const stored *)operand.data + start);
+    return all;
+}
+
+/* The value of every element of an operand that is one number. */
+template <int kind, int type> INLINE REAL value_of(const logitloss_grid_operand &operand, double number)
+{
+    if (kind == SINGLE)
+        return read<type>(*(const typename element_of<type>::stored *)operand.data);
+    return kind == NUMBER ? (REAL)number : 1;
+}
+
+template <int kind, int type> INLINE void convert(const lanes<type> &from, REAL value, REAL *to)
+{
+    for (int lane = 0; lane < LANES; lane++)
+        to[lane] = kind >= PACKED ? read<type>(from.at[lane]) : value;
 }
 
 template <int kind> INLINE void store(const logitloss_grid_operand &operand, index_type start, int count, const REAL *from)
 {
     typedef typename element_of<RESULT>::stored stored;
+    lanes<RESULT> all;
+    for (int lane = 0; lane < LANES; lane++)
+        all.at[lane] = narrowed<RESULT>(from[lane]);
     if (kind == PACKED && count == LANES) {
-        lanes<stored> all;
-        for (int lane = 0; lane < LANES; lane++)
-            all.at[lane] = narrowed<RESULT>(from[lane]);
-        *(lanes<stored> *)((stored *)operand.data + start) = all;
+        *(lanes<RESULT> *)((stored *)operand.data + start) = all;
         return;
     }
     for (int lane = 0; lane < LANES; lane++)
         if (kind == PACKED && lane < count)
-            ((stored *)operand.data)[start + lane] = narrowed<RESULT>(from[lane]);
+            ((stored *)operand.data)[start + lane] = all.at[lane];
         else if (kind == STRIDED && lane < count)
-            *(stored *)address(operand, start + lane) = narrowed<RESULT>(from[lane]);
+            *(stored *)address(operand, start + lane) = all.at[lane];
+}
+
+/* The operands of the elements that a thread takes at a time. */
+typedef struct {
+    lanes<LOGITS> logits;
+    lanes<LABELS> labels;
+    lanes<POS_WEIGHT> pos_weight;
+    lanes<WEIGHT> weight;
+    lanes<INCOMING> scale;
+} operands;
+
+/* All are asked for before any of them is used, so that a thread waits once. */
+INLINE operands fetch_all(const logitloss_grid_task &task, index_type start, int count)
+{
+    operands all;
+    all.logits = fetch<LOGITS_KIND, LOGITS>(task.logits, start, count);
+    all.labels = fetch<LABELS_KIND, LABELS>(task.labels, start, count);
+    all.pos_weight = fetch<POS_WEIGHT_KIND, POS_WEIGHT>(task.pos_weight, start, count);
+    all.weight = fetch<WEIGHT_KIND, WEIGHT>(task.weight, start, count);
+    all.scale = fetch<INCOMING_KIND, INCOMING>(task.scale, start, count);
+    return all;
 }
 
 typedef struct {
@@ -302,52 +342,88 @@ INLINE void add(logitloss_sum *sum, REAL value)
 #endif
 }
 
+/* The sum of the weights that one thread adds up, of a launch that does nothing else.  It has few
+ * blocks, so that each thread asks for several pieces before it adds the first. */
+INLINE logitloss_sums add_weights(const logitloss_grid_task &task, int thread)
+{
+    enum { PIECES = 4 };
+    logitloss_sums sums = {{0, 0}, {0, 0}};
+    const index_type size = (index_type)task.size, step = (index_type)gridDim.x * THREADS * LANES;
+    const REAL single = value_of<WEIGHT_KIND, WEIGHT>(task.weight, task.weight_value);
+    index_type start = ((index_type)blockIdx.x * THREADS + thread) * LANES;
+    lanes<WEIGHT> raw[PIECES];
+    REAL w[LANES];
+    for (; WEIGHT_KIND == PACKED && start + (PIECES - 1) * step + LANES <= size; start += PIECES * step) {
+        for (int piece = 0; piece < PIECES; piece++)
+            raw[piece] = fetch<WEIGHT_KIND, WEIGHT>(task.weight, start + piece * step, LANES);
+        for (int piece = 0; piece < PIECES; piece++) {
+            convert<WEIGHT_KIND, WEIGHT>(raw[piece], single, w);
+            for (int lane = 0; lane < LANES; lane++)
+                add(&sums.weights, w[lane]);
+        }
+    }
+    for (; start < size; start += step) {
+        const int count = size - start < LANES ? (int)(size - start) : LANES;
+        convert<WEIGHT_KIND, WEIGHT>(fetch<WEIGHT_KIND, WEIGHT>(task.weight, start, count), single, w);
+        for (int lane = 0; lane < LANES; lane++)
+            if (lane < count)
+                add(&sums.weights, w[lane]);
+    }
+    return sums;
+}
+
 /* All that one thread computes, and the sums of it. */
 INLINE logitloss_sums work(const logitloss_grid_task &task, division by, int thread)
 {
     logitloss_sums sums = {{0, 0}, {0, 0}};
     const index_type size = (index_type)task.size, step = (index_type)gridDim.x * THREADS * LANES;
+    const REAL logit = value_of<LOGITS_KIND, LOGITS>(task.logits, 1), label = value_of<LABELS_KIND, LABELS>(task.labels, 1);
+    const REAL pos_weight = value_of<POS_WEIGHT_KIND, POS_WEIGHT>(task.pos_weight, task.pos_weight_value);
+    const REAL weight = value_of<WEIGHT_KIND, WEIGHT>(task.weight, task.weight_value);
+    const REAL incoming = value_of<INCOMING_KIND, INCOMING>(task.scale, 1);
     for (index_type start = ((index_type)blockIdx.x * THREADS + thread) * LANES; start < size; start += step) {
         const int count = size - start < LANES ? (int)(size - start) : LANES;
+        /* A number of elements that is known leaves nothing to decide for each operand. */
+        const operands raw = count == LANES && !IS_STRIDED ? fetch_all(task, start, LANES) : fetch_all(task, start, count);
         REAL x[LANES], z[LANES], q[LANES], w[LANES], scale[LANES], losses[LANES], gradients[LANES], hessians[LANES];
-        load<WEIGHT_KIND, WEIGHT>(task.weight, start, count, (REAL)task.weight_value, w);
-        if (ORDERS) {
-            load<LOGITS_KIND, LOGITS>(task.logits, start, count, 0, x);
-            load<LABELS_KIND, LABELS>(task.labels, start, count, 0, z);
-            load<POS_WEIGHT_KIND, POS_WEIGHT>(task.pos_weight, start, count, (REAL)task.pos_weight_value, q);
-            load<INCOMING_KIND, INCOMING>(task.scale, start, count, 1, scale);
-            extremes seen = {0, 0, 0};
-            weighted all[LANES];
-            derivatives results[LANES];
+        convert<LOGITS_KIND, LOGITS>(raw.logits, logit, x);
+        convert<LABELS_KIND, LABELS>(raw.labels, label, z);
+        convert<POS_WEIGHT_KIND, POS_WEIGHT>(raw.pos_weight, pos_weight, q);
+        convert<WEIGHT_KIND, WEIGHT>(raw.weight, weight, w);
+        convert<INCOMING_KIND, INCOMING>(raw.scale, incoming, scale);
+        extremes seen = {0, 0, 0};
+        weighted all[LANES];
+        derivatives results[LANES];
+        for (int lane = 0; lane < LANES; lane++)
+            all[lane] = weigh(x[lane], z[lane], q[lane], w[lane], &seen);
+        if (are_ordinary(seen))
             for (int lane = 0; lane < LANES; lane++)
-                all[lane] = weigh(x[lane], z[lane], q[lane], w[lane], &seen);
-            if (are_ordinary(seen))
-                for (int lane = 0; lane < LANES; lane++)
-                    results[lane] = compute(all[lane], by, 0);
-            else
-                for (int lane = 0; lane < LANES; lane++)
-                    results[lane] = needs_care(q[lane], z[lane], w[lane], x[lane])
-                                        ? with_care(x[lane], z[lane], q[lane], w[lane], by.factor.hi, by.factor.lo)
-                                        : compute(all[lane], by, 1);
-            for (int lane = 0; lane < LANES; lane++) {
-                losses[lane] = results[lane].loss;
-                gradients[lane] = results[lane].gradient;
-                hessians[lane] = results[lane].hessian;
-                if (DIVIDES && by.divisor != 1) {
-                    /* Zero stays zero where other weights are NaN or cancel. */
-                    gradients[lane] = w[lane] == 0 ? 0 : (REAL)(gradients[lane] / by.divisor);
-                    hessians[lane] = w[lane] == 0 ? 0 : (REAL)(hessians[lane] / by.divisor);
-                }
-                if (INCOMING_KIND != ABSENT) {
-                    losses[lane] = scaled(losses[lane], scale[lane], w[lane]);
-                    gradients[lane] = scaled(gradients[lane], scale[lane], w[lane]);
-                    hessians[lane] = scaled(hessians[lane], scale[lane], w[lane]);
-                }
-            }
-            store<LOSS_KIND>(task.results[0], start, count, losses);
-            store<GRADIENT_KIND>(task.results[1], start, count, gradients);
-            store<HESSIAN_KIND>(task.results[2], start, count, hessians);
+                results[lane] = compute(all[lane], by, 0);
+        else
+            for (int lane = 0; lane < LANES; lane++)
+                results[lane] = needs_care(q[lane], z[lane], w[lane], x[lane])
+                                    ? with_care(x[lane], z[lane], q[lane], w[lane], by.factor.hi, by.factor.lo)
+                                    : compute(all[lane], by, 1);
+        for (int lane = 0; lane < LANES; lane++) {
+            losses[lane] = results[lane].loss;
+            gradients[lane] = results[lane].gradient;
+            hessians[lane] = results[lane].hessian;
         }
+        if (DIVIDES && by.divisor != 1)
+            for (int lane = 0; lane < LANES; lane++) {
+                /* Zero stays zero where other weights are NaN or cancel. */
+                gradients[lane] = w[lane] == 0 ? 0 : (REAL)(gradients[lane] / by.divisor);
+                hessians[lane] = w[lane] == 0 ? 0 : (REAL)(hessians[lane] / by.divisor);
+            }
+        if (INCOMING_KIND != ABSENT)
+            for (int lane = 0; lane < LANES; lane++) {
+                losses[lane] = scaled(losses[lane], scale[lane], w[lane]);
+                gradients[lane] = scaled(gradients[lane], scale[lane], w[lane]);
+                hessians[lane] = scaled(hessians[lane], scale[lane], w[lane]);
+            }
+        store<LOSS_KIND>(task.results[0], start, count, losses);
+        store<GRADIENT_KIND>(task.results[1], start, count, gradients);
+        store<HESSIAN_KIND>(task.results[2], start, count, hessians);
         for (int lane = 0; lane < LANES; lane++)
             if (lane < count) {
                 if (ADDS_LOSSES)
@@ -379,7 +455,18 @@ INLINE void gather(const logitloss_sums *parts, int64_t count, logitloss_sums *s
     fold(sums);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) logitloss_run(const __grid_constant__ logitloss_grid_task task)
+/* Four blocks of threads on a multiprocessor leave 64 registers to each thread.  These launches can do
+ * with that on every GPU; others would have to keep some of their numbers in memory. */
+#if WEIGHT_KIND <= SINGLE && INCOMING_KIND <= SINGLE && !IS_WIDE                                        \
+    && (ORDERS == 1                                                                                  \
+        || ((REAL_BITS == 32 || ORDERS & 1) && !ADDS_LOSSES && POS_WEIGHT_KIND <= SINGLE             \
+            && LOGITS_KIND <= PACKED && LABELS_KIND <= PACKED && GRADIENT_KIND <= PACKED && HESSIAN_KIND <= PACKED))
+#define BOUNDS __launch_bounds__(THREADS, 4)
+#else
+#define BOUNDS __launch_bounds__(THREADS)
+#endif
+
+extern "C" __global__ void BOUNDS logitloss_run(const __grid_constant__ logitloss_grid_task task)
 {
     __shared__ logitloss_sums sums[THREADS];
     __shared__ int is_last;
@@ -394,7 +481,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) logitloss_run(const __grid
     __syncthreads();
 #endif
     EACH_THREAD (t)
-        sums[t] = work(task, by, t);
+        sums[t] = ORDERS ? work(task, by, t) : add_weights(task, t);
     if (!(ADDS_LOSSES || ADDS_WEIGHTS))
         return;
 

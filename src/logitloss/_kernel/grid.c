@@ -15,8 +15,7 @@ static logitloss_grid_axis axis_of(logitloss_axis from)
 }
 
 /* Returns how the operand lies in memory, or -1 if it has too many axes. */
-static int place_operand(logitloss_grid_operand *to, const logitloss_operand *from, logitloss_type type,
-                         logitloss_type result)
+static int place_operand(logitloss_grid_operand *to, const logitloss_operand *from, logitloss_type type, int lanes)
 {
     memset(to, 0, sizeof *to);
     if (!from->data)
@@ -27,8 +26,10 @@ static int place_operand(logitloss_grid_operand *to, const logitloss_operand *fr
     to->ndim = from->ndim;
     for (int axis = 0; axis < from->ndim; axis++)
         to->axes[axis] = axis_of(from->axes[axis]);
-    const ptrdiff_t itemsize = logitloss_itemsizes[type], lanes = itemsize * LOGITLOSS_GRID_LANES(result);
-    const uint64_t alignment = (uint64_t)(lanes < 16 ? lanes : 16);
+    const ptrdiff_t itemsize = logitloss_itemsizes[type], taken = itemsize * lanes;
+    const uint64_t alignment = (uint64_t)(taken < 16 ? taken : 16);
+    if (from->ndim == 1 && !from->axes[0].stride)
+        return SINGLE;
     return from->ndim == 1 && from->axes[0].stride == itemsize && to->data % alignment == 0 ? PACKED : STRIDED;
 }
 
@@ -45,6 +46,7 @@ static int plan_launch(logitloss_grid_launch *launch, const logitloss_task *task
 
     static const logitloss_operand absent;
     const int orders = task->orders;
+    const int lanes = LOGITLOSS_GRID_LANES(orders, task->type, logitloss_itemsizes[task->weight.type]);
     const struct {
         const logitloss_operand *from;
         logitloss_grid_operand *to;
@@ -64,7 +66,7 @@ static int plan_launch(logitloss_grid_launch *launch, const logitloss_task *task
         /* One that is absent has the type of the results, so that there are fewer combinations. */
         const logitloss_operand *from = operands[i].from;
         const logitloss_type type = from->data && operands[i].type >= 0 ? from->type : task->type;
-        const int kind = place_operand(operands[i].to, from, type, task->type);
+        const int kind = place_operand(operands[i].to, from, type, lanes);
         if (kind < 0 || type == LOGITLOSS_LONGDOUBLE || (from->data && from->is_swapped))
             return 0;
         constants[operands[i].kind] = (uint8_t)kind;
@@ -84,7 +86,7 @@ static int plan_launch(logitloss_grid_launch *launch, const logitloss_task *task
     /* An index goes past the end by as much as all threads take at a time. */
     constants[LOGITLOSS_GRID_IS_WIDE] = task->size >= (int64_t)1 << 30;
 
-    const int64_t taken = LOGITLOSS_GRID_THREADS * LOGITLOSS_GRID_LANES(task->type);
+    const int64_t taken = LOGITLOSS_GRID_THREADS * lanes;
     const int64_t blocks = (task->size + taken - 1) / taken;
     const int64_t most = !orders                                   ? LOGITLOSS_GRID_WEIGHT_SUMS
                          : task->adds_losses || task->adds_weights ? LOGITLOSS_GRID_SUMS

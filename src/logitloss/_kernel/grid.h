@@ -21,17 +21,20 @@ enum {
     LOGITLOSS_GRID_WEIGHT_SUMS = 256,
 };
 
-/* How an operand lies in memory: nowhere, or being a factor of 1; nowhere, being one number; one
- * element after the other, aligned so that a thread reads all of its own at once; or in any
- * other way. */
+/* How an operand lies in memory: nowhere, or being a factor of 1; nowhere, being one number; being
+ * one element; one element after the other, aligned so that a thread reads all of its own at once;
+ * or in any other way. */
 #define ABSENT 0
 #define NUMBER 1
-#define PACKED 2
-#define STRIDED 3
+#define SINGLE 2
+#define PACKED 3
+#define STRIDED 4
 
 /* Elements that a thread takes at a time: 16 bytes of float32 and float64, as many as it reads at
- * once.  Eight of half precision would take more registers than that gains. */
-#define LOGITLOSS_GRID_LANES(type) ((type) == LOGITLOSS_FLOAT64 ? 2 : 4)
+ * once.  Eight of half precision would take more registers than that gains.  Of weights that are
+ * only added up, it takes 16 bytes. */
+#define LOGITLOSS_GRID_LANES(orders, type, weight_itemsize) \
+    ((orders) ? (type) == LOGITLOSS_FLOAT64 ? 2 : 4 : 16 / (int)(weight_itemsize))
 
 /* For indices below 2^31 the quotient is (index * multiplier / 2^32 + index) >> shift
  * (Granlund and Montgomery 1994, "Division by invariant integers using multiplication"). */
