@@ -25,6 +25,7 @@ KERNEL = HERE.parent / "src" / "logitloss" / "_kernel"
 FLAGS = [
     *("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
     *("-fno-tree-loop-distribute-patterns", "-fexcess-precision=fast"),
+    *("-fschedule-insns", "-fsched-pressure"),
 ]
 AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mprfchw"]
 AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "dq", "bw", "vl"))]
@@ -38,13 +39,14 @@ STORES = {
     "first_loss_and_gradient": 6,
     "second_loss_and_gradient": 2,
     "first_weighted_loss": 4,
+    "quotients": 1,
 }
 # The loops that each case of compare.py takes.
 CASES = {
-    "loss": ("first_loss", "second_loss"),
-    "mean": ("first_loss", "second_loss"),
-    "mean + gradient": ("first_loss_and_gradient", "second_loss_and_gradient"),
-    "loss, weight": ("first_weighted_loss", "second_loss"),
+    "loss": ("first_loss", "quotients", "second_loss"),
+    "mean": ("first_loss", "quotients", "second_loss"),
+    "mean + gradient": ("first_loss_and_gradient", "quotients", "second_loss_and_gradient"),
+    "loss, weight": ("first_weighted_loss", "quotients", "second_loss"),
 }
 
 MOVES = re.compile(r"v?(mov|pmov|lddqu|prefetch|broadcast|pbroadcast|extract|insert)")

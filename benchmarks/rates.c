@@ -7,7 +7,7 @@ enum { CHAINS = 12 };
 #define CHAIN for (int j = 0; j < CHAINS; j++)
 
 /* Each of `threads` threads does so many rounds: of CHAINS fused operations; of as many fused ones
- * and as many additions, in turn; of as many divisions. */
+ * and as many additions, in turn; of as many divisions; of CHAINS fused ones and one division. */
 #define RATES(type, suffix, bytes)                                                                 \
     typedef type vector_##suffix##_##bytes __attribute__((vector_size(bytes)));                    \
     static void run_##suffix##_##bytes(int kind, ptrdiff_t rounds, volatile type *result)          \
@@ -24,9 +24,14 @@ enum { CHAINS = 12 };
                 CHAIN a[j] = a[j] * x + y;                                                         \
                 CHAIN b[j] = b[j] + y;                                                             \
             }                                                                                      \
-        else                                                                                       \
+        else if (kind == 2)                                                                        \
             for (ptrdiff_t i = 0; i < rounds; i++)                                                 \
                 CHAIN a[j] = x / a[j];                                                             \
+        else                                                                                       \
+            for (ptrdiff_t i = 0; i < rounds; i++) {                                               \
+                CHAIN a[j] = a[j] * x + y;                                                         \
+                b[i % CHAINS] = x / b[i % CHAINS];                                                 \
+            }                                                                                      \
         CHAIN sum += a[j] + b[j];                                                                  \
         *result = sum[0];                                                                          \
     }                                                                                              \

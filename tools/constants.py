@@ -12,24 +12,20 @@ checks the bounds on the constants of the header.
 import itertools
 import re
 
+import mpmath
 import numpy as np
-from mpmath import cos, exp, expm1, log, log1p, lu_solve, matrix, mp, mpf, nstr, pi, polyval
+from mpmath import atanh, cos, exp, expm1, log, log1p, mp, mpf, nstr, pi, polyval, sqrt
 
 mp.dps = 60
 
 # Half of ln 2, and what the rounding of -m / ln 2 may add to it.
 EXP_INTERVAL = log(mpf(2)) / 2 * mpf("1.0005")
-DEGREES = {("EXP", 32): 4, ("LOG", 32): 10, ("LOG1P", 32): 9}
-DEGREES |= {("EXP", 64): 9, ("LOG", 64): 22, ("LOG1P", 64): 21}
-# What is split off log1p(e) / e, which falls from 1 to ln 2: the kernel's LOG_CENTRE, and the 1 of
-# the copy in _backends/jax.py. A remainder of 1/8 at small e, and no larger where the loss is just
-# below 1/2, makes the roundings of its evaluation small where they count most.
-CENTRES = {("LOG", 32): mpf(7) / 8, ("LOG", 64): mpf(15) / 16}
-CENTRES |= {("LOG1P", 32): mpf(1), ("LOG1P", 64): mpf(1)}
+DEGREES = {("EXP", 32): 4, ("LOG", 32): 3, ("LOG1P", 32): 9}
+DEGREES |= {("EXP", 64): 9, ("LOG", 64): 9, ("LOG1P", 64): 21}
 # Units in the last place by which coefficients, by their power, were moved off the best fit: what
-# a random search over such moves found to lower the largest error of all float32 losses from
-# 1.03 to 0.99 ulp (benchmarks/walk_float32.py), because it includes that of the evaluation.
-MOVES = {("EXP", 32): {0: -1, 4: 1}, ("LOG", 32): {3: -7, 4: 4, 5: -6, 6: 7, 7: -8}}
+# a random search over such moves found to lower the largest error of all float32 losses
+# (benchmarks/walk_float32.py), because it includes that of the evaluation.
+MOVES = {("EXP", 32): {0: -1, 4: 1}}
 
 
 def exp_remainder(r):
@@ -37,21 +33,35 @@ def exp_remainder(r):
     return (expm1(r) - r) / r**2 if abs(r) > mpf(10) ** -12 else mpf(1) / 2 + r / 6
 
 
-def log1p_ratio(t):
-    """log1p(e) / e at e = t + 1/2"""
+def log_remainder(t):
+    """(2 atanh(s) - 2 s) / s^3 at s^2 = t + 1/18, where log1p(e) = 2 atanh(s)"""
+    u = t + mpf(1) / 18
+    s = sqrt(abs(u))
+    return 2 * (atanh(s) - s) / s**3 if s > mpf(10) ** -12 else mpf(2) / 3 + 2 * u / 5
+
+
+def log1p_remainder(t):
+    """log1p(e) / e - 1 at e = t + 1/2"""
     e = t + mpf(1) / 2
-    return log1p(e) / e if e > mpf(10) ** -12 else 1 - e / 2
+    return log1p(e) / e - 1 if e > mpf(10) ** -12 else -e / 2
+
+
+def log_weight(t):
+    s = sqrt(max(t + mpf(1) / 18, mpf("1e-4")))
+    return s**3 / (2 * atanh(s))
 
 
 # What an error of the polynomial amounts to in exp(r) or log1p(e), relatively.
-# The floor keeps the exchange away from the zero of the weight.
+# The floors keep the exchange away from the zero of a weight.
 WEIGHTS = {
     "EXP": lambda r: max(r**2, mpf("1e-3")) / exp(r),
-    "LOG": lambda t: 1 / log1p_ratio(t),
+    "LOG": log_weight,
+    "LOG1P": lambda t: 1 / (1 + log1p_remainder(t)),
 }
-WEIGHTS["LOG1P"] = WEIGHTS["LOG"]
-FUNCTIONS = {"EXP": exp_remainder, "LOG": log1p_ratio, "LOG1P": log1p_ratio}
-HALF_WIDTH = {"EXP": EXP_INTERVAL, "LOG": mpf(1) / 2, "LOG1P": mpf(1) / 2}
+FUNCTIONS = {"EXP": exp_remainder, "LOG": log_remainder, "LOG1P": log1p_remainder}
+# The middle of the interval is 0; the polynomial is in powers of what is that much greater.
+ORIGINS = {"EXP": mpf(0), "LOG": mpf(1) / 18, "LOG1P": mpf(0)}
+HALF_WIDTH = {"EXP": EXP_INTERVAL, "LOG": mpf(1) / 18, "LOG1P": mpf(1) / 2}
 
 
 def remez(function, weight, half_width, degree, points=1200, rounds=30):
@@ -62,13 +72,13 @@ def remez(function, weight, half_width, degree, points=1200, rounds=30):
     weights = [weight(t) for t in grid]
     chosen = [round((i + 0.5) * points / count) for i in range(count)]
     for _ in range(rounds):
-        system, right = matrix(count, count), matrix(count, 1)
+        system, right = mpmath.matrix(count, count), mpmath.matrix(count, 1)
         for row, index in enumerate(chosen):
             for power in range(degree + 1):
                 system[row, power] = grid[index] ** power
             system[row, count - 1] = (-1) ** row / weights[index]
             right[row] = values[index]
-        solution = lu_solve(system, right)
+        solution = mpmath.lu_solve(system, right)
         coefficients = list(solution)[:-1]
         errors = [
             w * (polyval(coefficients[::-1], t) - v)
@@ -95,17 +105,13 @@ def round_to(value, bits):
 
 def fit(name, bits):
     """The rounded coefficients, and log2 of the bound on their contribution."""
-    weight, half_width, degree = WEIGHTS[name], HALF_WIDTH[name], DEGREES[name, bits]
-    centre = CENTRES.get((name, bits), 0)
-
-    def function(t):
-        return FUNCTIONS[name](t) - centre
-
+    function, weight, origin = FUNCTIONS[name], WEIGHTS[name], ORIGINS[name]
+    half_width, degree = HALF_WIDTH[name], DEGREES[name, bits]
     rounded: list = []
     for power in range(degree, -1, -1):
         # What the coefficients rounded so far leave to the lower ones.
         rest = remez(
-            lambda t: function(t) - t ** (power + 1) * polyval(rounded, t),  # noqa: B023
+            lambda t: function(t) - (t + origin) ** (power + 1) * polyval(rounded, t + origin),  # noqa: B023
             weight,
             half_width,
             power,
@@ -116,17 +122,12 @@ def fit(name, bits):
         coefficients[power] += steps * np.spacing(abs(coefficients[power]))
     fixed = [mpf(float(c)) for c in coefficients]
     grid = [half_width * cos(pi * i / 4001) for i in range(4002)]
-    bound = max(abs(weight(t) * (polyval(fixed[::-1], t) - function(t))) for t in grid)
+    bound = max(abs(weight(t) * (polyval(fixed[::-1], t + origin) - function(t))) for t in grid)
     return fixed, nstr(log(bound, 2), 4)
 
 
-def estrin(coefficients, variable, bits):
-    """C text: c[0] + t Q(t), Q in pairs c[i] + c[i+1] t joined by Horner's rule in t^2.
-
-    The lowest coefficient is added last, alone, so that only one rounding is of the size
-    of the result.
-    """
-    lowest, *literals = [literal(c, bits) for c in coefficients]
+def estrin(literals, variable):
+    """C text: pairs c[i] + c[i+1] v joined by Horner's rule in v^2."""
     pairs = [
         f"FMA({second}, {variable}, {first})" if second else first
         for first, second in itertools.zip_longest(literals[::2], literals[1::2])
@@ -134,8 +135,16 @@ def estrin(coefficients, variable, bits):
     text = pairs[-1]
     for pair in reversed(pairs[:-1]):
         text = f"FMA({variable}2, {text}, \\\n        {pair})"
-    last = "LAST" if variable == "t" else "FMA"
-    return f"    {last}({variable}, {text}, \\\n        {lowest})"
+    return text
+
+
+def exp_text(lowest, *literals):
+    """The lowest is added last, alone, so that only one rounding is of the size of the result."""
+    return f"    FMA(r, {estrin(literals, 'r')}, \\\n        {lowest})"
+
+
+def log_text(*literals):
+    return f"    {estrin(literals, 'u')}"
 
 
 def literal(value, bits):
@@ -154,9 +163,9 @@ def constants():
         high = mp.floor(ln2 * 2**ln2_hi_bits) / 2**ln2_hi_bits
         found[f"LN2_HI_{bits}"] = literal(high, bits)
         found[f"LN2_LO_{bits}"] = literal(round_to(ln2 - high, bits), bits)
-        for name, variable in (("EXP", "r"), ("LOG", "t")):
+        for name, text in (("EXP", exp_text), ("LOG", log_text)):
             coefficients, bound = fit(name, bits)
-            found[f"{name}_{bits}"] = estrin(coefficients, variable, bits)
+            found[f"{name}_{bits}"] = text(*(literal(c, bits) for c in coefficients))
             found[f"{name}_BOUND_{bits}"] = bound
         coefficients, bound = fit("LOG1P", bits)
         found[f"LOG1P_{bits}"] = " ".join(literal(c, 64) for c in coefficients)

@@ -3,7 +3,7 @@
  * (LOGITLOSS_REAL, 32 or 64) and instruction set; LOGITLOSS_RUN names its function.
  *
  * A call is worked through in blocks that fit the L1 cache, and a block in
- * two passes rather than one: a processor cannot look far enough ahead to overlap
+ * passes rather than in one: a processor cannot look far enough ahead to overlap
  * the whole chain from exp to log1p of one vector with that of the next, but it can
  * for half a chain.  What waits for memory is fetched ahead, a little with every few
  * vectors: without, the time of a call was the sum of the memory's and the arithmetic's
@@ -25,12 +25,10 @@ enum {
     LANES = 64 / sizeof(REAL),
     /* The number of partial sums. */
     SUMS = BLOCK / 4,
-    /* Bytes ahead of the elements at hand, and elements that are prefetched at a time,
-     * just before as many are computed: all of a block's at once would wait for each
-     * other.  The hardware's prefetcher stops at each page; of 1, 2, 4 and 8 KiB, 2 and
-     * 1 were the best. */
+    /* Bytes ahead of the elements at hand that are prefetched with each vector: all of a block's at
+     * once would wait for each other.  The hardware's prefetcher stops at each page; of 1, 2, 4 and
+     * 8 KiB, 2 and 1 were the best. */
     PREFETCH_DISTANCE = 2048,
-    PREFETCHED = 64,
     CACHE_LINE = 64,
 };
 
@@ -44,8 +42,7 @@ enum {
 
 INLINE void prefetch(const REAL *values, int to_write)
 {
-    for (int byte = 0; byte < PREFETCHED * (int)sizeof(REAL); byte += CACHE_LINE)
-        PREFETCH((const char *)values + byte + PREFETCH_DISTANCE, to_write);
+    PREFETCH((const char *)values + PREFETCH_DISTANCE, to_write);
 }
 
 typedef struct {
@@ -56,15 +53,15 @@ typedef struct {
     REAL *losses, *gradients, *hessians;
 } destination;
 
-/* What the first pass over a block leaves to the others. */
+/* What the passes over a block leave to the next. */
 typedef struct {
-    alignas(CACHE_LINE) REAL e_hi[BLOCK], e_lo[BLOCK];
+    alignas(CACHE_LINE) REAL e_hi[BLOCK], e_lo[BLOCK], quotient[BLOCK];
     alignas(CACHE_LINE) REAL towards[BLOCK], against[BLOCK], sum[BLOCK], linear[BLOCK];
 } terms;
 
-/* Bits to be compared with each other.  SSE2 compares no more than 32, and the first ones do: the
+/* Bits to be compared with each other.  SSE2 and AVX2 are at their best with 32, and the first ones do: the
  * limits are powers of two, with room to spare. */
-#if LOGITLOSS_REAL == 64 && !HAS_FMA
+#if LOGITLOSS_REAL == 64 && !defined(__AVX512F__)
 typedef uint32_t ORDERED;
 #else
 typedef UINT ORDERED;
@@ -75,12 +72,28 @@ INLINE ORDERED ordered(UINT bits)
     return (ORDERED)(bits >> 8 * (sizeof(UINT) - sizeof(ORDERED)));
 }
 
-/* The greatest in a block: magnitude of a logit; bits of 1 - label, which are those of 1 at
+/* The extremes in a block: magnitude of a logit; bits of 1 - label, which are those of 1 at
  * most if and only if all labels are in [0, 1]; and bits of a sum whose weight is not zero, less
  * those of SUM_MIN, so that what is smaller wraps around to the far end. */
 typedef struct {
     ORDERED logit, label, sum;
 } extremes;
+
+/* The same for every lane of a vector: they are brought together once, at the end. */
+typedef struct {
+    alignas(CACHE_LINE) ORDERED logit[LANES], label[LANES], sum[LANES];
+} extremes_by_lane;
+
+INLINE extremes of_all_lanes(const extremes_by_lane *seen)
+{
+    extremes all = {0, 0, 0};
+    for (int lane = 0; lane < LANES; lane++) {
+        all.logit = seen->logit[lane] > all.logit ? seen->logit[lane] : all.logit;
+        all.label = seen->label[lane] > all.label ? seen->label[lane] : all.label;
+        all.sum = seen->sum[lane] > all.sum ? seen->sum[lane] : all.sum;
+    }
+    return all;
+}
 
 /* A pass takes the whole vectors of a block, which has n >= LANES elements, and then those left, which
  * fill a vector with some before them: these are computed again.  The terms of that vector follow
@@ -95,14 +108,16 @@ INLINE ptrdiff_t computed_again(ptrdiff_t n)
     return n % LANES ? LANES - n % LANES : 0;
 }
 
-INLINE extremes first_step(inputs in, terms *restrict to, ptrdiff_t start, ptrdiff_t stop, extremes seen,
-                           int orders, int general, int any_logit)
+/* One vector of the first pass. */
+INLINE void first_step(inputs in, terms *restrict to, ptrdiff_t start, extremes_by_lane *restrict seen, int orders,
+                       int general, int any_logit)
 {
-    for (ptrdiff_t i = start; i < stop; i++) {
+    ROLLED for (int lane = 0; lane < LANES; lane++) {
+        const ptrdiff_t i = start + lane;
         REAL x = in.logits[i];
         REAL negative = 1 - in.labels[i];
         const ORDERED label = ordered(bits_of(negative));
-        seen.label = label > seen.label ? label : seen.label;
+        seen->label[lane] = label > seen->label[lane] ? label : seen->label[lane];
         REAL minus_positive = -(general ? in.pos_weight[i] : in.pos_weight[0]) * in.labels[i];
         const REAL weight = general ? in.weight[i] : 1;
         const UINT mask = mask_of(weight);
@@ -125,13 +140,12 @@ INLINE extremes first_step(inputs in, terms *restrict to, ptrdiff_t start, ptrdi
         to->e_lo[i] = e.lo;
 
         const ORDERED logit = ordered(magnitude(x));
-        seen.logit = logit > seen.logit ? logit : seen.logit;
+        seen->logit[lane] = logit > seen->logit[lane] ? logit : seen->logit[lane];
         if (general) {
             const ORDERED sum = ordered((bits_of(FABS(negative - minus_positive)) - bits_of(SUM_MIN)) & mask);
-            seen.sum = sum > seen.sum ? sum : seen.sum;
+            seen->sum[lane] = sum > seen->sum[lane] ? sum : seen->sum[lane];
         }
     }
-    return seen;
 }
 
 /* `general` and `any_logit` are constants in every caller: without weights and with one
@@ -141,10 +155,10 @@ INLINE extremes first_step(inputs in, terms *restrict to, ptrdiff_t start, ptrdi
 INLINE extremes first_pass(inputs in, terms *restrict block, destination to, ptrdiff_t n, int orders, int general,
                            int any_logit)
 {
-    extremes seen = {0, 0, 0};
+    extremes_by_lane seen;
+    memset(&seen, 0, sizeof seen);
     const ptrdiff_t whole = whole_vectors(n), again = computed_again(n);
-    for (ptrdiff_t start = 0, stop; start < whole; start = stop) {
-        stop = MIN(start + PREFETCHED, whole);
+    for (ptrdiff_t start = 0; start < whole; start += LANES) {
         prefetch(in.logits + start, 0);
         prefetch(in.labels + start, 0);
         if (general) {
@@ -157,16 +171,24 @@ INLINE extremes first_pass(inputs in, terms *restrict block, destination to, ptr
             prefetch(to.gradients + start, 1);
         if (orders & LOGITLOSS_HESSIAN)
             prefetch(to.hessians + start, 1);
-        seen = first_step(in, block, start, stop, seen, orders, general, any_logit);
+        first_step(in, block, start, &seen, orders, general, any_logit);
     }
     if (again) {
         in.logits -= again;
         in.labels -= again;
         in.pos_weight -= general ? again : 0;
         in.weight -= general ? again : 0;
-        seen = first_step(in, block, whole, whole + LANES, seen, orders, general, any_logit);
+        first_step(in, block, whole, &seen, orders, general, any_logit);
     }
-    return seen;
+    return of_all_lanes(&seen);
+}
+
+/* The divisions of the logarithm have a pass of their own: with them in the second one, too much would wait
+ * for them at a time. */
+INLINE void divide_pass(terms *restrict block, ptrdiff_t n, int any_logit)
+{
+    for (ptrdiff_t i = 0; i < n; i++)
+        block->quotient[i] = log1p_quotient(block->e_hi[i], any_logit);
 }
 
 INLINE void second_step(const terms *restrict from, pair factor, destination to, ptrdiff_t start, ptrdiff_t stop,
@@ -175,11 +197,10 @@ INLINE void second_step(const terms *restrict from, pair factor, destination to,
     REAL *restrict losses = to.losses, *restrict gradients = to.gradients, *restrict hessians = to.hessians;
     for (ptrdiff_t i = start; i < stop; i++) {
         const pair e = {from->e_hi[i], from->e_lo[i]};
-        const expansion at = expand(e, any_logit);
         if (orders & LOGITLOSS_LOSS)
-            losses[i] = loss(from->sum[i], log1p_scaled(e, at), from->linear[i]);
+            losses[i] = loss(from->sum[i], log1p_scaled(e, from->quotient[i], any_logit), from->linear[i]);
         if (orders & (LOGITLOSS_GRADIENT | LOGITLOSS_HESSIAN)) {
-            const sigmoid s = sigmoid_scaled(e, at, any_logit);
+            const sigmoid s = sigmoid_scaled(e, any_logit);
             if (orders & LOGITLOSS_GRADIENT) {
                 const REAL value = gradient(from->towards[i], from->against[i], s, any_logit);
                 gradients[i] = orders & LOGITLOSS_HESSIAN ? value : FMA(value, factor.hi, value * factor.lo);
@@ -190,10 +211,11 @@ INLINE void second_step(const terms *restrict from, pair factor, destination to,
     }
 }
 
-INLINE void second_pass(const terms *restrict block, pair factor, destination to, ptrdiff_t n, int orders,
-                        int any_logit)
+INLINE void second_pass(terms *restrict block, pair factor, destination to, ptrdiff_t n, int orders, int any_logit)
 {
     const ptrdiff_t whole = whole_vectors(n), again = computed_again(n);
+    if (orders & LOGITLOSS_LOSS)
+        divide_pass(block, whole + (again ? LANES : 0), any_logit);
     second_step(block, factor, to, 0, whole, orders, any_logit);
     if (again) {
         if (orders & LOGITLOSS_LOSS)

@@ -39,10 +39,9 @@ logitloss_element logitloss_careful(double label, double logit, double pos_weigh
     const pair e = exp_neg_abs(rest, in_tail);
     double softplus = e.hi, against = e.hi, towards = 1;
     if (!in_tail) {
-        const expansion at = expand(e, 0);
-        const pair log1p_e = log1p_scaled(e, at);
+        const pair log1p_e = log1p_scaled(e, log1p_quotient(e.hi, 0), 0);
         softplus = log1p_e.hi + log1p_e.lo;
-        against = sigmoid_scaled(e, at, 0).value;
+        against = sigmoid_scaled(e, 0).value;
         towards = 1 - against;
     }
     const double negative = 1 - label;

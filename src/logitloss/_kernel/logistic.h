@@ -40,8 +40,6 @@
 #undef SUM_MAX
 #undef ORDINARY_LOGIT
 #undef IN_TAIL
-#undef LOG_CENTRE
-#undef LOG_ORIGIN
 #undef LN2
 #undef LOG2_E
 #undef LN2_HI
@@ -49,11 +47,10 @@
 #undef EXP_POLYNOMIAL
 #undef LOG_POLYNOMIAL
 #undef FMA
-#undef LAST
 
 /* EXP_POLYNOMIAL is (exp(r) - 1 - r) / r^2 for |r| <= ln(2)/2 and LOG_POLYNOMIAL
- * log1p(e) / e - LOG_CENTRE for t = e - LOG_ORIGIN, 0 <= e <= 1, both in Estrin's order,
- * which keeps the chains of dependent operations short.  The bounds are on what
+ * (2 atanh(s) - 2 s) / s^3 for u = s^2, 0 <= s <= 1/3, both in Estrin's order, which
+ * keeps the chains of dependent operations short.  The bounds are on what
  * they contribute to the relative error of exp(r) and of log1p(e). */
 #if LOGITLOSS_REAL == 32
 
@@ -71,8 +68,6 @@ typedef uint32_t UINT;
 #define SUM_MAX 0x1p51f
 #define ORDINARY_LOGIT 32.0f
 #define IN_TAIL 0x1p25f
-#define LOG_CENTRE 0.875f
-#define LOG_ORIGIN 0.5f
 #define LN2 0x1.62e43p-1f
 #define LOG2_E 0x1.715476p+0f
 #define LN2_HI 0x1.62e4p-1f
@@ -82,14 +77,10 @@ typedef uint32_t UINT;
     FMA(r, FMA(r2, FMA(0x1.6a23d2p-10f, r, 0x1.123a2p-7f), \
         FMA(0x1.5558f2p-5f, r, 0x1.555492p-3f)), \
         0x1.fffffap-2f)
-/* 2^-27.92 */
-#define LOG_POLYNOMIAL(t, t2) \
-    LAST(t, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(0x1.0a1b9ap-9f, t, -0x1.aad016p-9f), \
-        FMA(0x1.0521c6p-8f, t, -0x1.b9e8bcp-8f)), \
-        FMA(0x1.846bd6p-7f, t, -0x1.510b8ep-6f)), \
-        FMA(0x1.2bea3ap-5f, t, -0x1.153fa8p-4f)), \
-        FMA(0x1.0f95b8p-3f, t, -0x1.2773a6p-2f)), \
-        -0x1.066e0ap-4f)
+/* 2^-27.46 */
+#define LOG_POLYNOMIAL(u, u2) \
+    FMA(u2, FMA(0x1.1ed7bep-2f, u, 0x1.1ebd0ep-2f), \
+        FMA(0x1.99d208p-2f, u, 0x1.555502p-1f))
 
 #else
 
@@ -107,8 +98,6 @@ typedef uint64_t UINT;
 #define SUM_MAX 0x1p484
 #define ORDINARY_LOGIT 256.0
 #define IN_TAIL 0x1p137
-#define LOG_CENTRE 0.9375
-#define LOG_ORIGIN 0.5
 #define LN2 0x1.62e42fefa39efp-1
 #define LOG2_E 0x1.71547652b82fep+0
 #define LN2_HI 0x1.62e42fefa2p-1
@@ -121,38 +110,30 @@ typedef uint64_t UINT;
         FMA(0x1.6c16c18438af4p-10, r, 0x1.1111111127d15p-7)), \
         FMA(0x1.555555555083ep-5, r, 0x1.55555555554f9p-3)), \
         0x1.000000000000ap-1)
-/* 2^-55.17 */
-#define LOG_POLYNOMIAL(t, t2) \
-    LAST(t, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(t2, FMA(0x1.69ecc10dbc146p-17, t, -0x1.143df0145d75dp-16), \
-        FMA(0x1.590a5370798d3p-17, t, -0x1.19834b29da0c6p-16)), \
-        FMA(0x1.3000fbfe0d116p-15, t, -0x1.ddbe660086367p-15)), \
-        FMA(0x1.6c2cc8cdbaa78p-14, t, -0x1.2203a76e85149p-13)), \
-        FMA(0x1.d0e34c0c83e46p-13, t, -0x1.74d379ffe9f8bp-12)), \
-        FMA(0x1.2c68d199bddc8p-11, t, -0x1.e6f12565cd4b6p-11)), \
-        FMA(0x1.8d40138376f1bp-10, t, -0x1.469c8b6ae8862p-9)), \
-        FMA(0x1.0f119082dee57p-8, t, -0x1.c72c62ed84342p-8)), \
-        FMA(0x1.83c50b12b5e6fp-7, t, -0x1.50abf6ccba2f5p-6)), \
-        FMA(0x1.2bec9fba4efe8p-5, t, -0x1.1540afd54ada3p-4)), \
-        FMA(0x1.0f95b3dc0a12cp-3, t, -0x1.2773a5da90bddp-2)), \
-        -0x1.033704d019edp-3)
+/* 2^-58.59 */
+#define LOG_POLYNOMIAL(u, u2) \
+    FMA(u2, FMA(u2, FMA(u2, FMA(u2, FMA(0x1.5c5c18d788894p-3, u, 0x1.55cf6284bf534p-4), \
+        FMA(0x1.efd18b25fe27p-4, u, 0x1.10682ef6cb1e4p-3)), \
+        FMA(0x1.3b1dd3aacd8adp-3, u, 0x1.745cb459c5c14p-3)), \
+        FMA(0x1.c71c741a06108p-3, u, 0x1.2492492091137p-2)), \
+        FMA(0x1.99999999a06c1p-2, u, 0x1.5555555555535p-1))
 
 #endif
 
 /* a * b + c.  Only where the target has a fused instruction is it fused: the C library's
  * emulation is many times slower, and most steps below need no more than the two roundings
- * of the plain expression.  The LAST ones towards a float result do: double precision,
- * which holds the product, serves there. */
+ * of the plain expression.  product_plus serves the others. */
 #if HAS_FMA
 #define FMA(a, b, c) FUSED(a, b, c)
 #else
 #define FMA(a, b, c) ((a) * (b) + (c))
 #endif
+
+/* Holds what a product of two REALs has to be added to before it is rounded. */
 #if LOGITLOSS_REAL == 32 && !HAS_FMA
-typedef double LAST_REAL;
-#define LAST(a, b, c) ((double)(a) * (b) + (c))
+typedef double WIDER;
 #else
-typedef REAL LAST_REAL;
-#define LAST(a, b, c) FMA(a, b, c)
+typedef REAL WIDER;
 #endif
 
 typedef struct {
@@ -208,62 +189,77 @@ INLINE pair exp_neg_abs(REAL x, int any_logit)
     return e;
 }
 
-/* a * LOG_CENTRE + b with one rounding, or close to it. */
-INLINE LAST_REAL centre_plus(REAL a, LAST_REAL b)
-{
 #if LOGITLOSS_REAL == 64 && !HAS_FMA
-    /* LOG_CENTRE is 1 - 1/16: both differences are exact. */
-    const REAL product = a * LOG_CENTRE;
-    const REAL error = (a - product) - a * (1 - LOG_CENTRE);
-    return product + (error + b);
+/* a without the lower half of its digits. */
+INLINE REAL upper_half(REAL a)
+{
+    UINT bits;
+    memcpy(&bits, &a, sizeof bits);
+    bits &= ~(UINT)0 << (MANTISSA_BITS + 1) / 2;
+    memcpy(&a, &bits, sizeof a);
+    return a;
+}
+#endif
+
+/* a * b + c with one rounding, or close to it. */
+INLINE WIDER product_plus(REAL a, REAL b, WIDER c)
+{
+#if HAS_FMA
+    return FMA(a, b, c);
+#elif LOGITLOSS_REAL == 32
+    return (WIDER)a * b + c;
 #else
-    return LAST(a, LOG_CENTRE, b);
+    /* The halves of a and b have products without error (Dekker). */
+    const REAL a_hi = upper_half(a), a_lo = a - a_hi, b_hi = upper_half(b), b_lo = b - b_hi;
+    const REAL product = a * b;
+    const REAL error = ((a_hi * b_hi - product) + a_hi * b_lo + a_lo * b_hi) + a_lo * b_lo;
+    return (product + c) + error;
 #endif
 }
 
-/* What log1p(e) and sigma have in common: t, the derivative 1 / (1 + e) of log1p, by its
- * secant, which suffices for the corrections it multiplies, and the one for e.lo. */
-typedef struct {
-    REAL t, slope, correction;
-} expansion;
-
-INLINE expansion expand(pair e, int any_logit)
+/* log1p(e) * 2^S.  With s = e / (2 + e), at most 1/3,
+ *
+ *     log1p(e) = 2 atanh(s) = 2 s + s^3 P(s^2) = e - e s + s^3 P(s^2)
+ *
+ * Only what is taken from e, less than 0.31 e, carries rounding errors into the last operation.
+ * The quotient is a function of its own, because loops are faster that divide beforehand. */
+INLINE REAL log1p_quotient(REAL e_hi, int any_logit)
 {
-    expansion at;
-    at.t = FMA(e.hi, down(any_logit), -LOG_ORIGIN);
-    at.slope = FMA(at.t, (REAL)-0.5, 1 - LOG_ORIGIN / 2);
-    at.correction = e.lo * at.slope;
-    return at;
+    return e_hi / (2 + e_hi * down(any_logit));
 }
 
-/* log1p(e) * 2^S = e LOG_CENTRE + e R(e), |R| < 1/4.  Only the small second term
- * carries rounding errors into the last operation. */
-INLINE pair log1p_scaled(pair e, expansion at)
+INLINE pair log1p_scaled(pair e, REAL s, int any_logit)
 {
-    const REAL t = at.t, t2 = t * t;
-    const LAST_REAL small = LAST(e.hi, LOG_POLYNOMIAL(t, t2), at.correction);
+    const REAL s_unscaled = s * down(any_logit);
+    /* Exactly what the roundings of s and of its denominator left, since the difference has no
+     * error.  It counts -s times, nearly the derivative; e.lo counts 1 / (1 + e) times, for
+     * which the secant 1 - 3/2 s serves. */
+    const REAL remainder = (REAL)product_plus(-s, e.hi * down(any_logit), e.hi - 2 * s);
+    const REAL correction = FMA(-s_unscaled, FMA(e.lo, (REAL)1.5, remainder), e.lo);
+    const REAL u = s_unscaled * s_unscaled, u2 = u * u;
+    const REAL rest = FMA(s * u, LOG_POLYNOMIAL(u, u2), correction);
+    const WIDER small = product_plus(-s_unscaled, e.hi, rest);
     pair result;
-    result.hi = (REAL)centre_plus(e.hi, small);
-    result.lo = (REAL)(centre_plus(e.hi, -result.hi) + small);
+    result.hi = (REAL)(e.hi + small);
+    result.lo = (REAL)((e.hi - result.hi) + small);
     return result;
 }
 
-/* s = sigma(-|x|) * 2^S = e / (1 + e), to first order in the rounding errors:
- * value = estimate + correction / (1 + e), where the correction makes good the
- * rounding of 1 + e and e.lo.  The remainder is that of the division. */
+/* s = sigma(-|x|) * 2^S = e / (1 + e), to first order in the rounding errors: value =
+ * estimate + correction (1 - s), where the correction makes good the roundings of 1 + e
+ * and of the division, and e.lo. */
 typedef struct {
-    REAL value, estimate, correction, remainder;
+    REAL value, estimate, correction;
 } sigmoid;
 
-INLINE sigmoid sigmoid_scaled(pair e, expansion at, int any_logit)
+INLINE sigmoid sigmoid_scaled(pair e, int any_logit)
 {
+    const REAL e_unscaled = e.hi * down(any_logit);
     sigmoid s;
-    const REAL denominator = FMA(e.hi, down(any_logit), (REAL)1);
-    const REAL error = FMA(e.hi, down(any_logit), 1 - denominator);
-    s.estimate = e.hi / denominator;
-    s.correction = FMA(-s.estimate, error, at.correction);
-    s.remainder = FMA(-s.estimate, denominator, e.hi);
-    s.value = FMA(s.correction, at.slope, s.estimate);
+    s.estimate = e.hi / (1 + e_unscaled);
+    const REAL slope = 1 - s.estimate * down(any_logit);
+    s.correction = FMA(e.lo, slope, (REAL)product_plus(-s.estimate, e_unscaled, e.hi - s.estimate));
+    s.value = FMA(s.correction, slope, s.estimate);
     return s;
 }
 
@@ -328,6 +324,6 @@ INLINE REAL hessian(REAL sum, sigmoid s, int any_logit)
 {
     const REAL unscaled = s.estimate * down(any_logit);
     const REAL slope = FMA((REAL)-2, unscaled, (REAL)1);
-    const REAL rest = ((s.correction + s.remainder) * (1 - unscaled)) * slope;
+    const REAL rest = (s.correction * (1 - unscaled)) * slope;
     return sum * (s.estimate + FMA(-unscaled, s.estimate, rest));
 }
