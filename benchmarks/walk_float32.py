@@ -79,7 +79,8 @@ def walk_chunk(first: int, every: int) -> Errors:
         loss, gradient = logitloss.value_and_grad(labels, logits)
         again, hessian = logitloss.grad_and_hess(labels, logits)
         results = {"loss": loss, "gradient": gradient, "hessian": hessian}
-        if again.tobytes() != gradient.tobytes():
+        # Of NaN there are many, and none is promised.
+        if again[~is_nan].tobytes() != gradient[~is_nan].tobytes():
             raise SystemExit(f"The two gradients differ at or after the pattern {first:#x}.")
         for name, exact in reference(x, label).items():
             got = results[name]
