@@ -155,7 +155,7 @@ def test_compiled_once_for_a_version_and_a_device(driver: Driver) -> None:
     assert len(driver.loaded) == 1
     call(array.astype(np.float64))
     assert len(driver.loaded) == 2
-    other = NUMPY._replace(current=lambda: (1, 0))
+    other = NUMPY._replace(place=lambda array: (1, 0))
     cuda.compute(other, "float32", (0,), array, array, 3.0, None, "none")
     assert len(driver.loaded) == 3
 
@@ -165,14 +165,14 @@ def test_a_thread_without_a_context_gets_that_of_the_device(
     driver: Driver, context: int, expected: int
 ) -> None:
     driver.context = context
-    library = NUMPY._replace(current=lambda: (3, 0))
+    library = NUMPY._replace(place=lambda array: (3, 0))
     array = np.zeros(10, np.float32)
     cuda.compute(library, "float32", (0,), array, array, 3.0, None, "none")
     assert driver.context == expected
 
 
 def test_launched_on_the_current_stream(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = NUMPY._replace(current=lambda: (3, 77))
+    library = NUMPY._replace(place=lambda array: (3, 77))
     array = np.zeros(5000, np.float32)
     cuda.compute(library, "float32", (0,), array, array, 3.0, None, "mean")
     (cleared, launched) = driver.launched
@@ -303,7 +303,7 @@ def torch_on_host(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, 
     monkeypatch.setattr(_ways, "is_readable", lambda tensors: False)
     monkeypatch.setattr(_ways, "is_launchable", lambda tensors: True)
     monkeypatch.setattr(_cuda, "_on", lambda device: contextlib.nullcontext())
-    monkeypatch.setattr(_cuda, "_LIBRARY", _cuda._LIBRARY._replace(current=lambda: (0, 0)))
+    monkeypatch.setattr(_cuda, "_LIBRARY", _cuda._LIBRARY._replace(place=lambda array: (0, 0)))
     return torch, launcher
 
 

@@ -46,8 +46,8 @@ class Library(NamedTuple):
     empty: Callable[[tuple[int, ...], str, Array], Array]
     #: The same in the shape and the memory order of the other array.
     empty_like: Callable[[str, Array], Array]
-    #: The number of the device and the handle of the stream on which the library would compute now.
-    current: Callable[[], tuple[int, int]]
+    #: The number of an array's device, and the handle of the stream that is current there.
+    place: Callable[[Array], tuple[int, int]]
 
 
 def compute(
@@ -91,7 +91,7 @@ def compute(
         return None
     if launches.is_empty:
         return results
-    device, stream = library.current()
+    device, stream = library.place(logits)
     launcher.enter(device)
     if launches.scratch:
         scratch = library.empty((launches.scratch // 8,), "float64", logits)

@@ -74,8 +74,8 @@ def _dtype(name: str, like: Any) -> Any:
     return like.dtype if name == like.dtype.name else cupy.dtype(name)
 
 
-def _current() -> tuple[int, int]:
-    return cupy.cuda.runtime.getDevice(), cupy.cuda.get_current_stream().ptr
+def _place(array: Any) -> tuple[int, int]:
+    return array.device.id, cupy.cuda.get_current_stream().ptr
 
 
-_LIBRARY = cuda.Library(_describe, _empty, _empty_like, _current)
+_LIBRARY = cuda.Library(_describe, _empty, _empty_like, _place)

@@ -76,24 +76,27 @@ def by_cuda(
     return results if reduction == TOTAL else tuple([result.to(dtype) for result in results])
 
 
+_AS_IT_IS = nullcontext()
+
+
 def _on(device: torch.device) -> Any:
     """A context in which the device is the current one."""
     if torch.cuda.current_device() == device.index:
-        return nullcontext()
+        return _AS_IT_IS
     return torch.cuda.device(device)
 
 
 def _empty(shape: tuple[int, ...], dtype: str, like: Tensor) -> Tensor:
-    return torch.empty(shape, dtype=_DTYPES[dtype], device=like.device)
+    return like.new_empty(shape, dtype=_DTYPES[dtype])
 
 
 def _empty_like(dtype: str, like: Tensor) -> Tensor:
     return torch.empty_like(like, dtype=_DTYPES[dtype])
 
 
-def _current() -> tuple[int, int]:
-    device = torch.cuda.current_device()
+def _place(tensor: Tensor) -> tuple[int, int]:
+    device = tensor.get_device()
     return device, current_stream(device)
 
 
-_LIBRARY = cuda.Library(memory_of, _empty, _empty_like, _current)
+_LIBRARY = cuda.Library(memory_of, _empty, _empty_like, _place)
