@@ -508,6 +508,19 @@ def one_mean(labels, logits):
     return weighted(labels, logits, 3.0, reduction="mean")
 
 
+def test_xla_can_leave_out_no_rounding_of_a_weight() -> None:
+    """Its compiler for GPUs makes one conversion of one to float32 and one back, which is none."""
+    labels, weight = jnp.ones(3, "float32"), jnp.ones(3, "float64")
+    mean = jax.jit(lambda z, w: weighted(z, z, 1.0, weight=w, reduction="weighted_mean"))
+    traced = mean.trace(labels, weight)
+    lines = traced.lower(lowering_platforms=("cuda",)).as_text().splitlines()
+    narrowed = [line.split()[0] for line in lines if "xf64>) -> tensor<3xf32>" in line]
+    assert narrowed
+    widened = [line for line in lines if "xf32>) -> tensor<3xf64>" in line]
+    assert widened
+    assert not [line for line in widened if line.split("convert ")[1].split()[0] in narrowed]
+
+
 def test_export() -> None:
     """An exported program holds the formula, for any platform and any number of rows."""
     labels, logits = np.float32([[1, 0, 1], [0, 0.5, 1]]), np.float32([[-20, 3, 0], [-1, 2, 70]])
