@@ -196,6 +196,21 @@ def test_weighted_mean_without_a_usable_sum_of_weights(
     backend.equals(got, gradient, "float32")
 
 
+@pytest.mark.parametrize("kind", ["b1", "i1", "u1", "i2", "u2", "i4", "u4"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums_of_integer_weights_are_exact(dtype: str, kind: str) -> None:
+    greatest = 1 if kind == "b1" else np.iinfo(kind).max
+    weight = np.random.default_rng(0).integers(0, greatest, 10_001, endpoint=True).astype(kind)
+    labels, logits = np.zeros((2, weight.size), dtype)
+
+    def gradient(weight: np.ndarray) -> bytes:
+        options = {"weight": weight, "reduction": "weighted_mean"}
+        return logitloss.value_and_grad(labels, logits, **options)[1].tobytes()
+
+    # Numbers of float64 are added up with their rounding errors.
+    assert gradient(weight) == gradient(weight.astype("f8"))
+
+
 @pytest.mark.parametrize("as_array", [False, True])
 def test_sum_of_weights_beyond_float32(backend: Backend, as_array: bool) -> None:
     if "float64" not in backend.dtypes:

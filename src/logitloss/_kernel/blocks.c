@@ -541,37 +541,42 @@ NOINLINE static void repeat_rows(input *in, ptrdiff_t n, REAL *restrict out)
 {
     const logitloss_operand *operand = in->operand;
     position *place = &in->place;
-    const ptrdiff_t size = operand->axes[0].size, begun = place->at[0];
-    /* Where the row at hand ends. */
-    ptrdiff_t stop = size - begun;
-    for (ptrdiff_t i = 0; i < n;) {
+    const ptrdiff_t size = operand->axes[0].size;
+    for (ptrdiff_t count; n; n -= count, out += count) {
         if (in->row == in->rows) {
             in->row = 0;
             in->rows = MIN(BLOCK, operand->axes[1].size - place->at[1]);
             convert(operand, place->data, operand->axes[1].stride, in->rows, 0, 1, in->kept);
         }
-        ptrdiff_t row = in->row;
-#define REPEAT(width, end)                                             \
-    for (; i < n && row < in->rows; i = stop, stop += size, row++)     \
-        for (ptrdiff_t at = i; at < (end); at += width)                \
-            for (int lane = 0; lane < width; lane++)                   \
-                out[at + lane] = in->kept[row]
+        const REAL *values = in->kept + in->row;
+        const ptrdiff_t whole = place->at[0] ? 0 : MIN(n / size, in->rows - in->row);
+        if (!whole) {
+            count = MIN(size - place->at[0], n);
+            for (ptrdiff_t i = 0; i < count; i += LANES)
+                ROLLED for (int lane = 0; lane < LANES; lane++)
+                    out[i + lane] = *values;
+            advance(operand, place, 0, count);
+            in->row += !place->at[0];
+            continue;
+        }
+        count = whole * size;
+#define REPEAT(width, end)                                                      \
+    for (ptrdiff_t row = 0; row < whole; row++)                                 \
+        for (ptrdiff_t i = row * size; i < row * size + (end); i += width)      \
+            ROLLED for (int lane = 0; lane < width; lane++)                     \
+                out[i + lane] = values[row]
         /* Short rows are one vector each, without a loop for them. */
         if (size <= 2)
-            REPEAT(2, i + 1);
+            REPEAT(2, 1);
         else if (size <= 4)
-            REPEAT(4, i + 1);
+            REPEAT(4, 1);
         else if (size <= 8)
-            REPEAT(8, i + 1);
+            REPEAT(8, 1);
         else
-            REPEAT(LANES, MIN(stop, n));
+            REPEAT(LANES, size);
 #undef REPEAT
-        /* The last one may go on in the next block. */
-        const int goes_on = i > n;
-        place->at[0] = goes_on ? size - (i - n) : 0;
-        row -= goes_on;
-        advance(operand, place, 1, row - in->row);
-        in->row = row;
+        advance(operand, place, 1, whole);
+        in->row += whole;
     }
 }
 
@@ -738,7 +743,14 @@ NOINLINE static void divide(REAL *restrict values, const REAL *weight, int gener
         values[i] = general && weight[i] == 0 ? 0 : (REAL)(values[i] / divisor);
 }
 
-INLINE void accumulate_padded(partial_sums *sums, const REAL *values, ptrdiff_t n)
+/* The same for integers of at most 16 bits, whose sums have no rounding errors. */
+INLINE void accumulate_integers(partial_sums *restrict sums, const REAL *restrict values)
+{
+    for (int j = 0; j < SUMS; j++)
+        sums->hi[j] += (values[j] + values[j + SUMS]) + (values[j + 2 * SUMS] + values[j + 3 * SUMS]);
+}
+
+INLINE void accumulate_weights(partial_sums *sums, const logitloss_operand *weight, const REAL *values, ptrdiff_t n)
 {
     alignas(CACHE_LINE) REAL padded[BLOCK];
     if (n < BLOCK) {
@@ -746,7 +758,10 @@ INLINE void accumulate_padded(partial_sums *sums, const REAL *values, ptrdiff_t 
         memcpy(padded, values, (size_t)n * sizeof(REAL));
         values = padded;
     }
-    accumulate(sums, values);
+    if (LOGITLOSS_BOOL <= weight->type && weight->type <= LOGITLOSS_UINT16)
+        accumulate_integers(sums, values);
+    else
+        accumulate(sums, values);
 }
 
 INLINE logitloss_sum sum_of(const partial_sums *sums)
@@ -766,7 +781,7 @@ NOINLINE static logitloss_sums run_weights(const logitloss_task *task, ptrdiff_t
     open_input(&weight, &task->weight, task->type, stop - start);
     for (ptrdiff_t at = start, n; at < stop; at += n) {
         n = MIN(stop - at, BLOCK);
-        accumulate_padded(&sums, fetch(&weight, at, n), n);
+        accumulate_weights(&sums, &task->weight, fetch(&weight, at, n), n);
     }
     return (logitloss_sums){{0, 0}, sum_of(&sums)};
 }
@@ -821,7 +836,7 @@ INLINE logitloss_sums run_blocks(const logitloss_task *task, ptrdiff_t start, pt
             accumulate(&sums, to.losses);
         }
         if (general && task->adds_weights)
-            accumulate_padded(&weight_sums, in.weight, n);
+            accumulate_weights(&weight_sums, &task->weight, in.weight, n);
         if (divides) {
             if (orders & LOGITLOSS_GRADIENT)
                 divide(to.gradients, in.weight, general, task->divisor, n);
