@@ -69,9 +69,10 @@ def test_opcheck_of_a_whole_call(dtype: str, reduction: str) -> None:
         (labels, logits[:1].expand(3, 4), pos_weight, None),
     ]
     for sample in samples:
-        for orders, are_multiplied in (((0,), False), ((0, 1), True), ((1, 2), False)):
-            options = orders, "none" if 2 in orders else reduction, are_multiplied
-            torch.library.opcheck(_operator.by_kernel_operator, (*sample, *options))
+        torch.library.opcheck(_operator.by_step_operator, (*sample, reduction))
+        for orders in ((0,), (0, 1), (1, 2)):
+            how = orders, "none" if 2 in orders else reduction
+            torch.library.opcheck(_operator.by_call_operator, (*sample, *how))
 
 
 @pytest.mark.parametrize("view", ["repeated rows", "repeated columns", "permuted", "every second"])
@@ -83,11 +84,12 @@ def test_results_lie_as_graphs_expect(view: str) -> None:
         "permuted": torch.randn(2, 3, 4).permute(2, 0, 1),
         "every second": torch.randn(2, 3, 4)[..., ::2],
     }[view]
-    operands = torch.ones(logits.shape), logits, torch.ones(()), None, [0, 1], "none"
+    operands = torch.ones(logits.shape), logits, torch.ones(()), None
     expected = [torch.empty_like(logits).stride()] * 2
     for results in (
-        _operator.by_operator(*operands),
-        _operator.by_kernel_operator(*operands, False),
+        _operator.by_operator(*operands, [0, 1], "none"),
+        _operator.by_call_operator(*operands, [0, 1], "none"),
+        _operator.by_step_operator(*operands, "none"),
     ):
         assert [result.stride() for result in results] == expected
 
@@ -188,7 +190,7 @@ def test_compiled_step_is_one_pass(name: str, dtype: str) -> None:
     torch._dynamo.reset()
     graphs = Graphs()
     got = step(torch.compile(function, fullgraph=True, backend=graphs))
-    assert graphs.count("call") == [1, 0]
+    assert graphs.count("step") == [1, 0]
     assert graphs.count() == [0, 0]
     ulp = torch.finfo(kind).eps
     for ours, eager in zip(got, step(function), strict=True):

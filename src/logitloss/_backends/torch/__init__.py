@@ -48,7 +48,7 @@ from logitloss._libraries import is_masked_tensor
 from logitloss._reductions import REDUCTIONS
 
 is_compiling = torch.compiler.is_compiling
-_FLOATING = (*FULL, *HALF)
+_FLOATING = FULL | HALF
 # Dynamo turns these into tensors, but cannot trace them through the checks.
 _CONSTANTS = (list, tuple, np.ndarray, np.generic)
 
@@ -161,12 +161,13 @@ def _compute(call: Call) -> tuple[Tensor, ...]:
             torch.autograd.graph.increment_version(outs)
             return outs
     # Those that know every reduction, and numbers for coefficients. One by one, since a small call
-    # notices a loop, and Dynamo compares these in no other way.
+    # notices a loop, and Dynamo compares these in no other way; compiled calls check the first of
+    # them in every call.
     if (
-        way is by_kernel
-        or way is by_step
+        way is by_compiled_step
         or way is by_compiled_kernel
-        or way is by_compiled_step
+        or way is by_kernel
+        or way is by_step
         or way is by_cuda
         or way is by_cuda_step
     ):

@@ -19,6 +19,7 @@ from logitloss._backends.torch._values import (
     promoted,
     working,
 )
+from logitloss._call import VALUE_AND_GRAD
 from logitloss._reductions import TOTAL
 
 _NAME = "logitloss::derivatives"
@@ -72,37 +73,54 @@ torch.library.register_vmap(_NAME, _batch)
 # For exporters that know only PyTorch's own operators, such as that of ONNX.
 register_decomposition(by_operator)(by_formula)
 
-# A whole call in compiled graphs where nothing has to be recorded. What differentiates a step of
-# training stands around it in the graph: reaching a rule of the operator's own takes PyTorch's
-# dispatcher longer than the kernel takes for ten thousand elements.
-_CALL = "logitloss::call"
+# Whole calls in compiled graphs: one where nothing has to be recorded, and one for a step of
+# training, which what differentiates it stands around in the graph: reaching a rule of the
+# operator's own takes PyTorch's dispatcher longer than the kernel takes for ten thousand elements.
+# The gradient of a step has not been rounded to half precision, because it is multiplied first.
+_CALL, _STEP = "logitloss::call", "logitloss::step"
+_OPERANDS = "Tensor labels, Tensor logits, Tensor pos_weight, Tensor? weight"
 
-torch.library.define(
-    _CALL,
-    "(Tensor labels, Tensor logits, Tensor pos_weight, Tensor? weight, int[] orders,"
-    " str reduction, bool are_multiplied) -> Tensor[]",
-    tags=torch.Tag.pt2_compliant_tag,
-)
-by_kernel_operator = torch.ops.logitloss.call.default
+for _name, _schema in (
+    (_CALL, f"({_OPERANDS}, int[] orders, str reduction) -> Tensor[]"),
+    (_STEP, f"({_OPERANDS}, str reduction) -> (Tensor, Tensor)"),
+):
+    torch.library.define(_name, _schema, tags=torch.Tag.pt2_compliant_tag)
+by_call_operator = torch.ops.logitloss.call.default
+by_step_operator = torch.ops.logitloss.step.default
 
 
-def _call(*inputs: Any) -> list[Tensor]:
-    labels, logits, pos_weight, weight, orders, reduction, are_multiplied = inputs
+def _call(
+    labels: Tensor, logits: Tensor, pos_weight: Tensor, weight: Tensor | None, *how: Any
+) -> list[Tensor]:
+    orders, reduction = how
+    return list(by_kernel(labels, _dense(logits), pos_weight, weight, tuple(orders), reduction))
+
+
+def _step(
+    labels: Tensor, logits: Tensor, pos_weight: Tensor, weight: Tensor | None, reduction: str
+) -> tuple[Tensor, ...]:
     operands = labels, _dense(logits), pos_weight, weight
-    return list(by_kernel(*operands, tuple(orders), reduction, are_multiplied=are_multiplied))
+    return by_kernel(*operands, VALUE_AND_GRAD, reduction, are_multiplied=True)
 
 
 def _call_shapes(*inputs: Any) -> list[Tensor]:
-    labels, logits, _, _, orders, reduction, are_multiplied = inputs
+    labels, logits, _, _, orders, reduction = inputs
     dtype = promoted(labels, logits)
-    wide = working(dtype) if are_multiplied else dtype
-    return [
-        torch.empty_like(logits, dtype=wide if order else dtype)
-        if order or reduction == "none"
-        else logits.new_empty((), dtype=dtype)
-        for order in orders
-    ]
+    return [_shape(logits, dtype, order, reduction) for order in orders]
+
+
+def _step_shapes(*inputs: Any) -> tuple[Tensor, ...]:
+    labels, logits, _, _, reduction = inputs
+    dtype = promoted(labels, logits)
+    return _shape(logits, dtype, 0, reduction), _shape(logits, working(dtype), 1, reduction)
+
+
+def _shape(logits: Tensor, dtype: torch.dtype, order: int, reduction: str) -> Tensor:
+    is_full = order or reduction == "none"
+    return torch.empty_like(logits, dtype=dtype) if is_full else logits.new_empty((), dtype=dtype)
 
 
 torch.library.impl(_CALL, "CPU", _call)
+torch.library.impl(_STEP, "CPU", _step)
 torch.library.register_fake(_CALL, _call_shapes)
+torch.library.register_fake(_STEP, _step_shapes)

@@ -26,10 +26,12 @@ from logitloss._reductions import TOTAL, for_kernel, masked
 # Looked up once, since the smallest calls notice.
 from_numpy, asarray = torch.from_numpy, np.asarray
 
-FULL = (torch.float32, torch.float64)
-HALF = (torch.float16, torch.bfloat16)
-INTEGRAL = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-READABLE = frozenset((*FULL, *HALF, *INTEGRAL))
+# Sets, which compiled calls compare as one.
+FULL = frozenset((torch.float32, torch.float64))
+HALF = frozenset((torch.float16, torch.bfloat16))
+_WIDEST = torch.float64
+INTEGRAL = frozenset((torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
+READABLE = FULL | HALF | INTEGRAL
 TYPES = (Tensor, torch.nn.Parameter)
 NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in READABLE}
 _CODES = {dtype: (kernel.TYPES[name], dtype.itemsize) for dtype, name in NAMES.items()}
@@ -120,7 +122,7 @@ def _coefficient(value: Tensor | float | None) -> Any:
 
 def as_tensor(value: Tensor | float, logits: Tensor) -> Tensor:
     """A coefficient, of a dtype that loses nothing of a number if the device has one."""
-    if isinstance(value, Tensor):
+    if not isinstance(value, float):
         return value
     # A product, because Dynamo compiles again for every number that is passed to a constructor.
     return logits.new_ones((), dtype=accumulator(logits)) * value
@@ -163,4 +165,4 @@ def working(dtype: torch.dtype) -> torch.dtype:
 
 def accumulator(values: Tensor) -> torch.dtype:
     # `_reductions` asks array-api-compat, which Dynamo cannot follow.
-    return values.dtype if values.device.type == "mps" else torch.float64
+    return values.dtype if values.device.type == "mps" else _WIDEST

@@ -12,7 +12,7 @@ from torch.autograd import Function, forward_ad
 
 from logitloss._backends.torch import _rules
 from logitloss._backends.torch._cuda import by_cuda, is_launchable
-from logitloss._backends.torch._operator import by_kernel_operator, by_operator
+from logitloss._backends.torch._operator import by_call_operator, by_operator, by_step_operator
 from logitloss._backends.torch._private import (
     forward_mode_of_transformations,
     is_batched,
@@ -34,8 +34,10 @@ from logitloss._backends.torch._values import (
 from logitloss._call import LOSS, VALUE_AND_GRAD
 from logitloss._reductions import masked
 
-# Looked up once, since the smallest calls notice.
-is_compiling = torch.compiler.is_compiling
+# Looked up once, since the smallest calls notice. So do compiled ones, which check each time that
+# what they look up has stayed the same.
+is_compiling, is_exporting = torch.compiler.is_compiling, torch.compiler.is_exporting
+is_grad_enabled = torch.is_grad_enabled
 
 
 def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = False) -> Way:
@@ -62,11 +64,11 @@ def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = Fal
         # On the CPU the kernel is faster than what Inductor makes of the formula. Elsewhere
         # Inductor fuses the formula with its surroundings. But an export drops the rules of a
         # Function.
-        if torch.compiler.is_exporting():
+        if is_exporting():
             return by_operator
         if not readable:
             return by_formula if is_inside else by_traceable_function
-        recorded = [t for t in tensors if torch.is_grad_enabled() and t.requires_grad]
+        recorded = [t for t in tensors if is_grad_enabled() and t.requires_grad]
         if not recorded and not is_inside:
             return by_compiled_kernel
         only_logits = len(recorded) == 1 and recorded[0] is operands[1]
@@ -82,7 +84,7 @@ def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = Fal
     if not (readable or is_traced() or has_batch) and is_launchable(tensors):
         direct = by_cuda
     recorded = []
-    if torch.is_grad_enabled() and not is_inside:
+    if is_grad_enabled() and not is_inside:
         for tensor in tensors:
             if tensor.requires_grad and not is_left_over(tensor):
                 recorded.append(tensor)
@@ -282,7 +284,7 @@ class _CompiledStep(Function):
         reduction: str,
     ) -> Tensor:
         operands = labels, logits, pos_weight, weight
-        value, gradient = by_kernel_operator(*operands, VALUE_AND_GRAD, reduction, True)
+        value, gradient = by_step_operator(*operands, reduction)
         ctx.save_for_backward(gradient)
         ctx.is_reduced, ctx.dtype = reduction != "none", logits.dtype
         result: Tensor = value
@@ -315,7 +317,7 @@ def by_compiled_step(
 
 def by_compiled_kernel(*inputs: Any) -> tuple[Tensor, ...]:
     *operands, orders, reduction = inputs
-    return tuple(by_kernel_operator(*as_tensors(*operands), orders, reduction, False))
+    return tuple(by_call_operator(*as_tensors(*operands), orders, reduction))
 
 
 by_function: Way = _Function.apply
