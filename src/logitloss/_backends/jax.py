@@ -304,8 +304,8 @@ def _widened(value: Array, dtype: Any) -> Array:
     """The value, as this dtype holds it, in what is computed in."""
     work = _working(dtype)
     wide = value.astype(work)
-    # XLA would leave out a conversion to fewer bits and back, on GPUs from float64 as well: a weight
-    # that is 0 in float32 would then count in the sum of the weights.
+    # XLA would leave out a conversion to fewer bits and back, on GPUs one from float64 as well. A
+    # weight that is 0 in float32 would then count in the sum of the weights.
     if value.dtype.kind == "f" and value.dtype.itemsize > work.itemsize:
         wide = jnp.where(wide == 0, 0, wide)
     if dtype in (work, value.dtype):
