@@ -72,9 +72,12 @@ def reduce_gradient(
     is_large = xp.abs(divisor) > 2.0**100
     divisor = xp.where(is_large, divisor * 2.0**-64, divisor)
     gradient = xp.where(is_large, gradient * 2.0**-64, gradient)
-    gradient = gradient / xp.astype(divisor, gradient.dtype, copy=False)
-    # Zero stays zero where other weights are NaN or cancel.
-    return gradient if weight is None else xp.where(weight == 0, 0.0, gradient)
+    return zeros_kept(gradient / xp.astype(divisor, gradient.dtype, copy=False), weight, xp)
+
+
+def zeros_kept(quotient: Array, weight: Array | None, xp: Namespace) -> Array:
+    """A divided gradient: zero stays zero where other weights are NaN or cancel."""
+    return quotient if weight is None else xp.where(weight == 0, 0.0, quotient)
 
 
 def divisor(reduction: str, logits: Array, weight: Array | None, xp: Namespace) -> Array | float:

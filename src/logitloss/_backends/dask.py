@@ -220,8 +220,6 @@ def _divided(gradient: Array, whole: Sum, weight: Any, *, result_dtype: Any) -> 
     xp = array_namespace(gradient)
     # As long as can be: the sum of the weights may be beyond the range of the gradient.
     quotient = xp.astype(gradient, _reductions.accumulator(gradient, xp), copy=False)
-    quotient = quotient / (whole.divisor or math.nan)
-    if weight is not None:
-        # Zero stays zero where other weights are NaN or cancel.
-        quotient = xp.where(xp.asarray(weight, dtype=gradient.dtype) == 0, 0.0, quotient)
+    weight = None if weight is None else xp.asarray(weight, dtype=gradient.dtype)
+    quotient = _reductions.zeros_kept(quotient / (whole.divisor or math.nan), weight, xp)
     return xp.astype(quotient, result_dtype, copy=False)

@@ -22,6 +22,7 @@ from logitloss._command_line.outputs import ArrayOutput, array_output, is_table
 from logitloss._command_line.plot import Plot, open_plots, require_matplotlib
 from logitloss._command_line.progress import progress
 from logitloss._command_line.tallies import Overall, PerClass, PerGroup
+from logitloss._reductions import zeros_kept
 
 
 class Pass(Protocol):
@@ -143,10 +144,8 @@ def _losses(
             loss, gradient = logitloss.value_and_grad(*arguments, weight=part.weight)
             # A NumPy number, because the divisor may be beyond the range of the gradient.
             quotient = gradient / np.float64(divisor or math.nan)
-            if part.weight is not None:
-                # Zero stays zero where other weights are NaN or cancel.
-                quotient = np.where(part.weight.astype(inputs.dtype) == 0, 0, quotient)
-            grad_out[part.block] = quotient
+            weight = None if part.weight is None else part.weight.astype(inputs.dtype)
+            grad_out[part.block] = zeros_kept(quotient, weight, np)
         if loss_out is not None:
             loss_out[part.block] = loss
         yield part, loss
