@@ -31,6 +31,8 @@ from logitloss import weighted_cross_entropy_with_logits as weighted
 from logitloss._backends import compute
 from logitloss._backends.torch import _operator
 
+torch_loss = torch.nn.functional.binary_cross_entropy_with_logits
+
 pytestmark = MARKS
 
 
@@ -196,6 +198,28 @@ def test_compiled_step_is_one_pass(name: str, dtype: str) -> None:
     for ours, eager in zip(got, step(function), strict=True):
         assert ours.dtype is eager.dtype
         torch.testing.assert_close(ours, eager, rtol=2 * ulp if name == "none" else ulp, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_steps_have_no_second_derivatives(backend: str) -> None:
+    """Nor has PyTorch's own loss where AOTAutograd compiles: an error, and no wrong number."""
+    labels = torch.tensor([1.0, 0.0])
+
+    def ours(logits):
+        return weighted(labels, logits * 1.5, 2.0, reduction="mean") ** 2
+
+    def theirs(logits):
+        return torch_loss(logits * 1.5, labels) ** 2
+
+    for function in (ours, theirs) if backend == "aot_eager" else (ours,):
+        torch._dynamo.reset()
+        logits = torch.tensor([0.5, -1.0], requires_grad=True)
+        value = torch.compile(function, backend=backend)(logits)
+        (gradient,) = torch.autograd.grad(value, logits, create_graph=True)
+        with pytest.raises(
+            RuntimeError, match="double backward|not have been used|not require grad"
+        ):
+            torch.autograd.grad(gradient.sum(), logits)
 
 
 def test_compiled_step_masks() -> None:
