@@ -217,7 +217,7 @@ def test_compiled_steps_have_no_second_derivatives(backend: str) -> None:
         value = torch.compile(function, backend=backend)(logits)
         (gradient,) = torch.autograd.grad(value, logits, create_graph=True)
         with pytest.raises(
-            RuntimeError, match="double backward|not have been used|not require grad"
+            RuntimeError, match=r"double backward|not have been used|not require grad"
         ):
             torch.autograd.grad(gradient.sum(), logits)
 

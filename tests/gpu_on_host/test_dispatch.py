@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import types
 from collections.abc import Iterator
 from enum import Enum
@@ -296,12 +297,13 @@ def torch_on_host(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, 
     if not kernel.TARGET_IS_FUSED:
         pytest.skip("this CPU has no fused multiply-add")
     weighted(torch.ones(1), torch.ones(1), 1.0)
-    from logitloss._backends.torch import _cuda, _ways
+    from logitloss._backends.torch import _cuda, _operator, _ways
 
     launcher = HostLauncher(tmp_path)
     monkeypatch.setattr(cuda, "launcher_or_reason", lambda: launcher)
-    monkeypatch.setattr(_ways, "is_readable", lambda tensors: False)
-    monkeypatch.setattr(_ways, "is_launchable", lambda tensors: True)
+    for module in (_ways, _operator):
+        monkeypatch.setattr(module, "is_readable", lambda tensors: False)
+        monkeypatch.setattr(module, "is_launchable", lambda tensors: True)
     monkeypatch.setattr(_cuda, "_on", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(_cuda, "_LIBRARY", _cuda._LIBRARY._replace(place=lambda array: (0, 0)))
     return torch, launcher
@@ -332,6 +334,50 @@ def test_steps_of_torch(torch_on_host: Any, dtype: str, reduction: str) -> None:
     assert torch.equal(logits.grad, gradient)
     # Loss and gradient, each with the sum of weights before it where that divides a gradient.
     assert len(launcher.versions) == (3 if reduction == "weighted_mean" else 2)
+
+
+# Dynamo does so to every Function that it traces, of which a call without derivatives has none.
+FUNCTION = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+
+
+@pytest.mark.parametrize("requires_grad", [False, pytest.param(True, marks=FUNCTION)])
+@pytest.mark.parametrize("reduction", ["none", "mean", "weighted_mean"])
+def test_graphs_of_torch_hold_the_formula(
+    torch_on_host: Any, reduction: str, requires_grad: bool
+) -> None:
+    """A compiled graph does, which PyTorch 2.11 takes for an exported one."""
+    torch, launcher = torch_on_host
+    torch._dynamo.reset()
+    labels, weight = torch.tensor([1.0, 0.0, 0.5]), torch.tensor([0.5, 0.0, 2.0])
+    logits = torch.tensor([0.5, math.nan, 3.0], requires_grad=requires_grad)
+
+    def function(logits: Any) -> Any:
+        return weighted(labels, 1.5 * logits, 2.5, weight=weight, reduction=reduction)
+
+    value = torch.compile(function, fullgraph=True, backend="aot_eager")(logits)
+    slopes = torch.autograd.grad(value.sum(), logits) if requires_grad else ()
+    assert not launcher.versions
+    expected = function(logits)
+    torch.testing.assert_close(value, expected)
+    if requires_grad:
+        eager = torch.autograd.grad(expected.sum(), logits)
+        torch.testing.assert_close(slopes, eager)
+    assert launcher.versions
+
+
+def test_the_operator_of_torch(torch_on_host: Any) -> None:
+    torch, launcher = torch_on_host
+    labels, logits, pos_weight = torch.rand(40), torch.randn(40), torch.tensor(2.5)
+    operands = labels, logits, pos_weight, None
+    for reduction in ("none", "total"):
+        loss, gradient = torch.ops.logitloss.derivatives(*operands, [0, 1], reduction)
+        wide = [value.double().numpy() for value in (labels, logits)]
+        expected, slopes = logitloss.value_and_grad(
+            *wide, 2.5, reduction="none" if reduction == "none" else "sum"
+        )
+        np.testing.assert_allclose(loss, expected, rtol=1e-6)
+        np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=1e-7)
+    assert len(launcher.versions) == 2
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")

@@ -9,14 +9,14 @@ cimport cython
 cimport numpy as cnp
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
 from cpython.long cimport PyLong_AsDouble, PyLong_Check
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_INCREF
 from libc.string cimport memset
 
 cdef extern from "numpy/arrayobject.h":
     object PyArray_New(
-        object subtype, int ndim, Py_ssize_t *shape, int number, Py_ssize_t *strides, void *data,
+        PyTypeObject *subtype, int ndim, Py_ssize_t *shape, int number, Py_ssize_t *strides, void *data,
         int itemsize, int flags, PyObject *like
     )
     object PyArray_Scalar(void *data, cnp.dtype dtype, PyObject *base)
@@ -723,8 +723,9 @@ def view(tuple memory):
     cdef cnp.ndarray array
     if not _describe_remote(&described, &sizes, NULL, memory):
         raise ValueError(f"arrays have at most {LOGITLOSS_MAX_AXES} axes")
+    kind = BFloat16Bits if described.type == LOGITLOSS_BFLOAT16 else np.ndarray
     array = PyArray_New(
-        BFloat16Bits if described.type == LOGITLOSS_BFLOAT16 else np.ndarray,
+        <PyTypeObject *>kind,
         described.ndim,
         sizes.shape,
         _numbers[<int>described.type],

@@ -28,6 +28,11 @@ def is_profiled() -> bool:
     return torch.autograd.profiler._is_profiler_enabled
 
 
+def is_exporting() -> bool:
+    """What `torch.compiler.is_exporting` says, which Dynamo takes to be true in PyTorch 2.11."""
+    return torch.compiler._is_exporting_flag
+
+
 def is_transformed() -> bool:
     """Whether `torch.func` or forward mode is at work."""
     return forward_ad._current_level >= 0 or _has_transformations()

@@ -16,6 +16,7 @@ from logitloss._backends.torch._operator import by_call_operator, by_operator, b
 from logitloss._backends.torch._private import (
     forward_mode_of_transformations,
     is_batched,
+    is_exporting,
     is_functionalized,
     is_left_over,
     is_traced,
@@ -36,8 +37,7 @@ from logitloss._reductions import masked
 
 # Looked up once, since the smallest calls notice. So do compiled ones, which check each time that
 # what they look up has stayed the same.
-is_compiling, is_exporting = torch.compiler.is_compiling, torch.compiler.is_exporting
-is_grad_enabled = torch.is_grad_enabled
+is_compiling, is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 
 
 def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = False) -> Way:
@@ -66,9 +66,9 @@ def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = Fal
         # Function.
         if is_exporting():
             return by_operator
-        if not readable:
-            return by_formula if is_inside else by_traceable_function
         recorded = [t for t in tensors if is_grad_enabled() and t.requires_grad]
+        if not readable:
+            return by_traceable_function if recorded and not is_inside else by_formula
         if not recorded and not is_inside:
             return by_compiled_kernel
         only_logits = len(recorded) == 1 and recorded[0] is operands[1]
