@@ -58,6 +58,7 @@ streams() {
 
 times() {
   finish
+  rm -f "$results/times.jsonl"
   start 200 times "$python" -m gpu.times --json "$results/times.jsonl"
   finish
 }
@@ -71,6 +72,7 @@ start() {
   while [ "$(jobs -pr | wc -l)" -ge "$jobs" ]; do wait -n; done
   [ "$limit" -le $((deadline - SECONDS)) ] || limit=$((deadline - SECONDS))
   names+=("$name")
+  rm -f "$results/$name.log"
   echo "did not start in time" >"$results/$name.status"
   [ "$limit" -gt 0 ] || return
   {
@@ -85,7 +87,7 @@ finish() {
   for name in "${names[@]}"; do
     printf '\n== %s: %s\n' "$name" "$(cat "$results/$name.status")"
     [ "$(cat "$results/$name.status")" = "status 0" ] || failed=1
-    tail -n $([ "$name" = times ] && echo 100 || echo 30) "$results/$name.log"
+    [ ! -f "$results/$name.log" ] || tail -n $([ "$name" = times ] && echo 100 || echo 30) "$results/$name.log"
   done
   names=()
 }

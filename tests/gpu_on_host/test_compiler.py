@@ -57,7 +57,14 @@ def compiled(constants: bytes, capability: int) -> tuple[int, int]:
     return registers, sum(map(int, re.findall(r"(\d+) bytes spill", log)))
 
 
-@pytest.mark.parametrize("capability", [75, 90, 100])
+@pytest.mark.parametrize(
+    "capability",
+    [
+        pytest.param(75, marks=pytest.mark.exhaustive),
+        90,
+        pytest.param(100, marks=pytest.mark.exhaustive),
+    ],
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_compiles(capability: int, dtype: str, recorder: Recorder, record_property: Any) -> None:
     labels, logits, weight = (np.zeros(5000, dtype) for _ in range(3))
