@@ -108,12 +108,18 @@ def test_a_step_takes_one_node_of_the_graph(reduction: str, weight) -> None:
     assert node.variable is logits
 
 
-def test_what_is_multiplied_by_zero_is_masked() -> None:
-    labels = torch.ones(2)
-    for factor in (torch.tensor(0.0), torch.zeros(2)):
-        logits = torch.tensor([nan, -inf], requires_grad=True)
-        (factor * weighted(labels, logits, 2.0).sum()).sum().backward()
-        np.testing.assert_array_equal(logits.grad, 0)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_what_is_multiplied_by_zero_is_masked(
+    dtype: torch.dtype, reduction: str, is_compiled: bool
+) -> None:
+    labels, weight = torch.ones(2, dtype=dtype), torch.tensor([2.0, 1.0], dtype=dtype)
+    function = compiled(reduced(reduction)) if is_compiled else reduced(reduction)
+    for factor, by in itertools.product((torch.tensor(0.0), torch.zeros(2)), (None, weight)):
+        logits = torch.tensor([nan, -inf], dtype=dtype, requires_grad=True)
+        (factor * function(labels, logits, 2.0, by).sum()).sum().backward()
+        np.testing.assert_array_equal(logits.grad.float(), 0)
 
 
 def test_the_same_tensor_as_labels_and_logits() -> None:

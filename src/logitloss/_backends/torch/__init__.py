@@ -49,6 +49,7 @@ from logitloss._reductions import REDUCTIONS
 
 is_compiling = torch.compiler.is_compiling
 _FLOATING = FULL | HALF
+_REDUCTIONS = frozenset(REDUCTIONS)
 # Dynamo turns these into tensors, but cannot trace them through the checks.
 _CONSTANTS = (list, tuple, np.ndarray, np.generic)
 
@@ -85,7 +86,7 @@ def describe(
         and (weight is None or _is_coefficient(weight, logits))
         and (name is None or isinstance(name, str))
         and isinstance(reduction, str)
-        and reduction in REDUCTIONS
+        and reduction in _REDUCTIONS
     ):
         if isinstance(pos_weight, int):
             pos_weight = float(pos_weight)

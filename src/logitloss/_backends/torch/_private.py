@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, compiler
 from torch._decomp import register_decomposition as register_decomposition
 from torch.autograd import Function, forward_ad
 
@@ -30,7 +30,7 @@ def is_profiled() -> bool:
 
 def is_exporting() -> bool:
     """What `torch.compiler.is_exporting` says, which Dynamo takes to be true in PyTorch 2.11."""
-    return torch.compiler._is_exporting_flag
+    return compiler._is_exporting_flag
 
 
 def is_transformed() -> bool:

@@ -177,7 +177,8 @@ class _Step(Function):
         if is_half or not gradient:
             # Rounded once, after the multiplication.
             gradient = by_kernel(*operands, VALUE_AND_GRAD, ctx.reduction, are_multiplied=True)[1:]
-        return gradient[0].mul_(factor), None
+        # A zero masks NaN, as that of a weight does.
+        return gradient[0].mul_(factor) if factor else gradient[0].zero_(), None
 
 
 def _gradient(
@@ -286,15 +287,15 @@ class _CompiledStep(Function):
         operands = labels, logits, pos_weight, weight
         value, gradient = by_step_operator(*operands, reduction)
         ctx.save_for_backward(gradient)
-        ctx.is_reduced, ctx.dtype = reduction != "none", logits.dtype
+        ctx.dtype = logits.dtype
         result: Tensor = value
         return result
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        scale = scale.to(gradient.dtype)
-        product = gradient * scale if ctx.is_reduced else masked(gradient, scale, xp)
+        # `masked`, by methods: Dynamo would check in every call what functions are called.
+        product = gradient.masked_fill(scale == 0, 0.0) * scale.to(gradient.dtype)
         return None, product.to(ctx.dtype), None, None, None
 
 
