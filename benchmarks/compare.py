@@ -112,7 +112,7 @@ def bounds_by_arithmetic(seconds: dict[str, float], dtype: str, size: int) -> di
         counted = operations.operations(dtype, target, case)
         # What a division takes of the time of the units for fused operations.
         beside = "fused beside a division"
-        held_up = RATES[beside] * (each[beside] - each["fused"])
+        held_up = max(0, RATES[beside] * (each[beside] - each["fused"]))
         # Whichever of the processor's units has most to do.
         slowest = max(
             counted.fused * each["fused"] + counted.divided * held_up,

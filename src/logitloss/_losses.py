@@ -107,10 +107,10 @@ def weighted_cross_entropy_with_logits(
     numbers, and it rounds a small ``q`` away.
 
     *Accuracy.* For NumPy float32 and float64 and labels in [0, 1], the loss is within 3 ulp of the
-    exact value. For labels 0 and 1 with ``pos_weight = 1`` it is within 1 ulp, or 1.5 in float64 on
-    a processor without fused multiply-add. Subnormal results are as accurate. float16 and bfloat16
-    are computed in float32 and rounded once. Other libraries add the errors of their own ``exp`` and ``log1p``. Sums are
-    accumulated in float64, if the device has it.
+    exact value. For labels 0 and 1 with ``pos_weight = 1`` it is within 1 ulp, or 1.5 on a
+    processor without fused multiply-add. Subnormal results are as accurate. float16 and bfloat16
+    are computed in float32 and rounded once. Other libraries add the errors of their own ``exp``
+    and ``log1p``. Sums are accumulated in float64, if the device has it.
 
     *Special values.* A term whose coefficient is zero is zero, even if the logit is infinite:
     ``logits = -inf`` with ``labels = 0`` costs 0. NaN in `labels`, `logits` or `pos_weight` gives

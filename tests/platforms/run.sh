@@ -52,7 +52,7 @@ find_zig() { first_of zig "$("${PYTHON:-python3}" -c 'import ziglang; print(zigl
 
 # As meson.build has them.
 common=(-std=c11 -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math)
-gcc_only=(-fno-tree-loop-distribute-patterns -fexcess-precision=fast)
+gcc_only=(-fno-tree-loop-distribute-patterns -fexcess-precision=fast -fschedule-insns -fsched-pressure)
 avx2=(-mavx2 -mfma -mf16c -mprfchw)
 avx512=("${avx2[@]}" -mavx512f -mavx512dq -mavx512bw -mavx512vl -mprefer-vector-width=512)
 

@@ -5,8 +5,8 @@
  * A call is worked through in blocks that fit the L1 cache, and a block in
  * passes rather than in one: a processor cannot look far enough ahead to overlap
  * the whole chain from exp to log1p of one vector with that of the next, but it can
- * for half a chain.  What waits for memory is fetched ahead, a little with every few
- * vectors: without, the time of a call was the sum of the memory's and the arithmetic's
+ * for half a chain.  What waits for memory is fetched ahead, a line with every
+ * vector: without, the time of a call was the sum of the memory's and the arithmetic's
  * (float64 loss 1.6 times the memory's), and with it little more than the greater of
  * the two (1.2 to 1.3).
  */
@@ -53,26 +53,25 @@ typedef struct {
     REAL *losses, *gradients, *hessians;
 } destination;
 
-/* What the passes over a block leave to the next. */
+/* What each pass over a block leaves to the next ones. */
 typedef struct {
     alignas(CACHE_LINE) REAL e_hi[BLOCK], e_lo[BLOCK], quotient[BLOCK];
     alignas(CACHE_LINE) REAL towards[BLOCK], against[BLOCK], sum[BLOCK], linear[BLOCK];
 } terms;
 
-/* Bits to be compared with each other.  SSE2 and AVX2 are at their best with 32, and the first ones do: the
- * limits are powers of two, with room to spare. */
-#if LOGITLOSS_REAL == 64 && !defined(__AVX512F__)
-typedef uint32_t ORDERED;
+/* What is compared of bits.  AVX-512 compares 64 as fast, which is stricter. */
+#if LOGITLOSS_REAL == 64 && defined(__AVX512F__)
+typedef uint64_t ORDERED;
 #else
-typedef UINT ORDERED;
+typedef uint32_t ORDERED;
 #endif
 
 INLINE ORDERED ordered(UINT bits)
 {
-    return (ORDERED)(bits >> 8 * (sizeof(UINT) - sizeof(ORDERED)));
+    return sizeof(ORDERED) == sizeof(UINT) ? (ORDERED)bits : first_bits(bits);
 }
 
-/* The extremes in a block: magnitude of a logit; bits of 1 - label, which are those of 1 at
+/* The greatest in a block: magnitude of a logit; bits of 1 - label, which are those of 1 at
  * most if and only if all labels are in [0, 1]; and bits of a sum whose weight is not zero, less
  * those of SUM_MIN, so that what is smaller wraps around to the far end. */
 typedef struct {
@@ -183,8 +182,8 @@ INLINE extremes first_pass(inputs in, terms *restrict block, destination to, ptr
     return of_all_lanes(&seen);
 }
 
-/* The divisions of the logarithm have a pass of their own: with them in the second one, too much would wait
- * for them at a time. */
+/* The divisions of the logarithm have a pass of their own: with them in the second one, too
+ * much would wait for them at a time. */
 INLINE void divide_pass(terms *restrict block, ptrdiff_t n, int any_logit)
 {
     for (ptrdiff_t i = 0; i < n; i++)
@@ -320,6 +319,13 @@ INLINE void accumulate(partial_sums *restrict sums, const REAL *restrict values)
             sums->hi[j] = total;
         }
 #endif
+}
+
+/* The same for integers of at most 16 bits, whose sums have no rounding errors. */
+INLINE void accumulate_integers(partial_sums *restrict sums, const REAL *restrict values)
+{
+    for (int j = 0; j < SUMS; j++)
+        sums->hi[j] += (values[j] + values[j + SUMS]) + (values[j + 2 * SUMS] + values[j + 3 * SUMS]);
 }
 
 #if LOGITLOSS_REAL == 32
@@ -741,13 +747,6 @@ NOINLINE static void divide(REAL *restrict values, const REAL *weight, int gener
 {
     for (ptrdiff_t i = 0; i < n; i++)
         values[i] = general && weight[i] == 0 ? 0 : (REAL)(values[i] / divisor);
-}
-
-/* The same for integers of at most 16 bits, whose sums have no rounding errors. */
-INLINE void accumulate_integers(partial_sums *restrict sums, const REAL *restrict values)
-{
-    for (int j = 0; j < SUMS; j++)
-        sums->hi[j] += (values[j] + values[j + SUMS]) + (values[j + 2 * SUMS] + values[j + 3 * SUMS]);
 }
 
 INLINE void accumulate_weights(partial_sums *sums, const logitloss_operand *weight, const REAL *values, ptrdiff_t n)

@@ -313,8 +313,10 @@ INLINE derivatives compute(weighted it, division by, int any_logit)
     const coefficients c = coefficients_of(it.x, it.negative, it.minus_positive, any_logit);
     const pair e = exp_neg_abs(it.x, any_logit);
     derivatives result = {0, 0, 0};
-    if (ORDERS & LOGITLOSS_LOSS)
-        result.loss = loss(c.sum, log1p_scaled(e, log1p_quotient(e.hi, any_logit), any_logit), linear_part(it.x, c.towards, any_logit));
+    if (ORDERS & LOGITLOSS_LOSS) {
+        const pair log1p_e = log1p_scaled(e, log1p_quotient(e.hi, any_logit), any_logit);
+        result.loss = loss(c.sum, log1p_e, linear_part(it.x, c.towards, any_logit));
+    }
     if (ORDERS & (LOGITLOSS_GRADIENT | LOGITLOSS_HESSIAN)) {
         const sigmoid s = sigmoid_scaled(e, any_logit);
         result.gradient = gradient(c.towards, c.against, s, any_logit);

@@ -29,6 +29,13 @@ INLINE UINT magnitude(REAL value)
     return bits_of(value) | SIGN_BIT;
 }
 
+/* Of a double the first 32: limits are compared by them, because most processors are at their best
+ * with 32 bits.  The limits have room to spare. */
+INLINE uint32_t first_bits(UINT bits)
+{
+    return (uint32_t)(bits >> 8 * (sizeof(UINT) - sizeof(uint32_t)));
+}
+
 /* A weight of zero masks everything, NaN too.  As bits, because for conditions the compiler
  * would make branches. */
 INLINE UINT mask_of(REAL weight)
@@ -61,12 +68,14 @@ INLINE int is_at_limits(REAL q, REAL z, REAL w)
 }
 
 /* What does not need care among its like must not get it beside others: bits do not depend on
- * the rest of a block. */
+ * the rest of a block.  Hence the same comparisons as of the extremes of a block. */
 INLINE int needs_care(REAL q, REAL z, REAL w, REAL x)
 {
     const REAL sum = FABS(w * (1 - z) + w * (q * z));
-    const int is_ordinary = (1 - z >= 0) & (1 - z <= 1) & (FABS(x) <= ORDINARY_LOGIT)
-                            & (sum >= SUM_MIN) & (sum <= SUM_MAX);
+    const int is_ordinary = (first_bits(bits_of(1 - z)) <= first_bits(bits_of(1)))
+                            & (first_bits(magnitude(x)) <= first_bits(magnitude(ORDINARY_LOGIT)))
+                            & (first_bits(bits_of(sum) - bits_of(SUM_MIN))
+                               <= first_bits(bits_of(SUM_MAX) - bits_of(SUM_MIN)));
     return !is_ordinary && is_at_limits(q, z, w);
 }
 

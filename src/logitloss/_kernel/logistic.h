@@ -151,8 +151,8 @@ INLINE REAL down(int any_logit)
  * exp(-m) = 2^k exp(r), k = round(-m / ln 2), r = -m - k ln 2, |r| <= ln(2)/2
  * exp(r)  = 1 + r + r^2 P(r)
  *
- * Adding `magic` rounds to an integer and leaves k + bias + S in the low bits:
- * shifted into place they are the exponent field of 2^(k + S). */
+ * Adding `magic` rounds to an integer and leaves k + bias in the low bits: with S added, and
+ * shifted into place, they are the exponent field of 2^(k + S). */
 INLINE pair exp_neg_abs(REAL x, int any_logit)
 {
     UINT bits;
@@ -166,7 +166,8 @@ INLINE pair exp_neg_abs(REAL x, int any_logit)
     if (any_logit)
         v = v < clamp ? clamp : v;
 
-    const REAL magic = ROUND_TO_INTEGER + EXPONENT_BIAS + (any_logit ? SCALE : 0);
+    /* Without S, whose parity would decide how ties are rounded. */
+    const REAL magic = ROUND_TO_INTEGER + EXPONENT_BIAS;
     const REAL shifted = FMA(v, LOG2_E, magic);
     const REAL k = shifted - magic;
     /* LN2_HI has so few bits that k * LN2_HI and the difference are exact: r_hi has no
@@ -176,7 +177,7 @@ INLINE pair exp_neg_abs(REAL x, int any_logit)
     const REAL r = r_hi + r_lo;
 
     memcpy(&bits, &shifted, sizeof bits);
-    bits <<= MANTISSA_BITS;
+    bits = (bits + (any_logit ? SCALE : 0)) << MANTISSA_BITS;
     REAL power;
     memcpy(&power, &bits, sizeof power);
 
@@ -190,12 +191,12 @@ INLINE pair exp_neg_abs(REAL x, int any_logit)
 }
 
 #if LOGITLOSS_REAL == 64 && !HAS_FMA
-/* a without the lower half of its digits. */
+/* a without the lower half of its digits: of an odd number of them, the smaller half stays. */
 INLINE REAL upper_half(REAL a)
 {
     UINT bits;
     memcpy(&bits, &a, sizeof bits);
-    bits &= ~(UINT)0 << (MANTISSA_BITS + 1) / 2;
+    bits &= ~(UINT)0 << (MANTISSA_BITS + 2) / 2;
     memcpy(&a, &bits, sizeof a);
     return a;
 }
@@ -231,9 +232,9 @@ INLINE REAL log1p_quotient(REAL e_hi, int any_logit)
 INLINE pair log1p_scaled(pair e, REAL s, int any_logit)
 {
     const REAL s_unscaled = s * down(any_logit);
-    /* Exactly what the roundings of s and of its denominator left, since the difference has no
-     * error.  It counts -s times, nearly the derivative; e.lo counts 1 / (1 + e) times, for
-     * which the secant 1 - 3/2 s serves. */
+    /* What the roundings of s and of its denominator left: the difference has no error.  It counts
+     * -s / (1 + s) times, for which -s serves, and e.lo counts 1 / (1 + e) = (1 - s) / (1 + s) times,
+     * for which the secant 1 - 3/2 s does. */
     const REAL remainder = (REAL)product_plus(-s, e.hi * down(any_logit), e.hi - 2 * s);
     const REAL correction = FMA(-s_unscaled, FMA(e.lo, (REAL)1.5, remainder), e.lo);
     const REAL u = s_unscaled * s_unscaled, u2 = u * u;
