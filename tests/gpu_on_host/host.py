@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import platform
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from logitloss._backends import cuda
 from logitloss._kernel import kernel
@@ -28,6 +30,9 @@ class HostLauncher:
         self._folder = folder
         # Indices of 64 bits, which arrays that fit in memory do not need.
         self._changes = {"IS_WIDE": 1} if is_wide else {}
+
+    def describe(self) -> str:
+        return "the host"
 
     def enter(self, device: int) -> None:
         pass
@@ -68,3 +73,15 @@ NUMPY = cuda.Library(
     empty_like=lambda dtype, like: np.empty_like(like, dtype=dtype),
     place=lambda array: (0, 0),
 )
+
+
+def send_torch_to(launcher: HostLauncher, patch: pytest.MonkeyPatch) -> None:
+    """Let PyTorch's CPU tensors go the way of CUDA tensors."""
+    from logitloss._backends.torch import _cuda, _operator, _ways
+
+    patch.setattr(cuda, "launcher_or_reason", lambda: launcher)
+    for module in (_ways, _operator):
+        patch.setattr(module, "is_readable", lambda tensors: False)
+        patch.setattr(module, "is_launchable", lambda tensors: all(t.is_cpu for t in tensors))
+    patch.setattr(_cuda, "_on", lambda device: contextlib.nullcontext())
+    patch.setattr(_cuda, "_LIBRARY", _cuda._LIBRARY._replace(place=lambda tensor: (0, 0)))

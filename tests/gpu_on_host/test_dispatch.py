@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import types
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 import logitloss
-from gpu_on_host.host import COMPILER, NUMPY, HostLauncher
+from gpu_on_host.host import COMPILER, NUMPY, HostLauncher, send_torch_to
 from logitloss import weighted_cross_entropy_with_logits as weighted
 from logitloss._backends import cuda
 from logitloss._kernel import kernel
@@ -296,16 +295,8 @@ def torch_on_host(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, 
         pytest.skip("no C++ compiler")
     if not kernel.TARGET_IS_FUSED:
         pytest.skip("this CPU has no fused multiply-add")
-    weighted(torch.ones(1), torch.ones(1), 1.0)
-    from logitloss._backends.torch import _cuda, _operator, _ways
-
     launcher = HostLauncher(tmp_path)
-    monkeypatch.setattr(cuda, "launcher_or_reason", lambda: launcher)
-    for module in (_ways, _operator):
-        monkeypatch.setattr(module, "is_readable", lambda tensors: False)
-        monkeypatch.setattr(module, "is_launchable", lambda tensors: True)
-    monkeypatch.setattr(_cuda, "_on", lambda device: contextlib.nullcontext())
-    monkeypatch.setattr(_cuda, "_LIBRARY", _cuda._LIBRARY._replace(place=lambda array: (0, 0)))
+    send_torch_to(launcher, monkeypatch)
     return torch, launcher
 
 
