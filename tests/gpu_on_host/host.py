@@ -82,6 +82,6 @@ def send_torch_to(launcher: HostLauncher, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(cuda, "launcher_or_reason", lambda: launcher)
     for module in (_ways, _operator):
         patch.setattr(module, "is_readable", lambda tensors: False)
-        patch.setattr(module, "is_launchable", lambda tensors: all(t.is_cpu for t in tensors))
+        patch.setattr(module, "is_launchable", lambda tensors: not any(t.is_meta for t in tensors))
     patch.setattr(_cuda, "_on", lambda device: contextlib.nullcontext())
     patch.setattr(_cuda, "_LIBRARY", _cuda._LIBRARY._replace(place=lambda tensor: (0, 0)))
