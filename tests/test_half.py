@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import backends
 import numpy as np
 import pytest
 import reference
@@ -84,3 +85,40 @@ def test_sums_are_of_unrounded_losses(dtype: str) -> None:
         half = weighted(labels, logits, 2.5, weight=weight, reduction=reduction)
         assert half.dtype == labels.dtype
         assert abs(float(half) - float(single)) <= float(np.spacing(half)) * 0.5001
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        np.asarray,
+        np.ndarray.tolist,
+        lambda values: float(values[0]),
+        lambda values: float(values[2]),
+    ],
+    ids=["array", "list", "number", "large"],
+)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, dtype) for name, dtypes in backends.DTYPES.items() for dtype in dtypes[:2]],
+)
+def test_other_coefficients_are_rounded_once(name: str, dtype: str, kind) -> None:
+    """Most libraries round float64 to float32 before."""
+    if dtype not in DTYPES:
+        pytest.skip("no half precision")
+    backend = backends.get(name)
+    labels, logits = backend.array([1, 1, 1], dtype), backend.array([-40, 3, 3], dtype)
+    _, _, bits = reference.format_of(dtype)
+    eps = 2.0**-bits
+    # A bit above the middle of two numbers, of which the even one is 1; a bit below; beyond all.
+    given = np.array([1 + eps / 2 + 2.0**-40, 1 + eps + eps / 2 - 2.0**-40, -1e300])
+    nearest = np.array([1 + eps, 1 + eps, -np.inf])
+    for weight in (True, False):
+        got, expected = (
+            backend.to_numpy(
+                weighted(labels, logits, 1.0, weight=kind(values))
+                if weight
+                else weighted(labels, logits, kind(values))
+            )
+            for values in (given, nearest)
+        )
+        np.testing.assert_array_equal(got.astype(float), expected.astype(float))

@@ -303,9 +303,10 @@ def _coefficient(
     """A coefficient as a float, or an array of `xp` that broadcasts to the shape of `logits`."""
     if isinstance(value, (bool, int, float)):
         try:
-            return float(value)
+            number = float(value)
         except OverflowError:
             raise ValueError(f"`{argument}` must fit in a float; got a larger integer.") from None
+        return float(_rounded_to_odd(np.asarray(number))) if _is_half(dtype) else number
 
     array: Array
     if _is_array(value) and not isinstance(value, np.ndarray):
@@ -331,7 +332,30 @@ def _converted(argument: str, value: object, xp: Namespace, device: Any, dtype: 
         # NumPy cannot read numbers that JAX traces, or that are on another device.
         return xp.asarray(value, dtype=dtype, device=device)
     # float64 holds every NumPy dtype that other libraries refuse; `dtype` is what they have
-    return xp.asarray(array.astype(np.float64, order="C"), dtype=dtype, device=device)
+    array = array.astype(np.float64, order="C")
+    # JAX and Dask have NumPy convert.
+    with np.errstate(over="ignore", under="ignore"):
+        if _is_half(dtype):
+            array = _rounded_to_odd(array)
+        return xp.asarray(array, dtype=dtype, device=device)
+
+
+def _is_half(dtype: Any) -> bool:
+    # bfloat16 is one, too.
+    return "float16" in str(dtype)
+
+
+@np.errstate(over="ignore", under="ignore")
+def _rounded_to_odd(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """float32 numbers that round to half precision as these of float64 do.
+
+    Libraries round to float32 first, and may so come to lie half-way between two numbers.
+    """
+    single = values.astype(np.float32)
+    towards_zero = np.nextafter(single, np.float32(0))
+    smaller = np.where(np.abs(single) > np.abs(values), towards_zero, single)
+    is_exact = (single == values) | np.isnan(single)
+    return np.where(is_exact, single, (smaller.view(np.int32) | 1).view(np.float32))
 
 
 def _holds_array(value: object) -> bool:
