@@ -29,7 +29,7 @@ PATTERNS = 2**32
 # The fastest of 2^13 to 2^20: the more, the less the threads wait for the interpreter's lock, until
 # the temporaries leave the cache.
 CHUNK = 2**17
-BOUNDS = {"loss": 1.0, "gradient": 1.5, "hessian": 1.5}
+BOUNDS = {"loss": 1.0, "gradient": 1.0, "hessian": 1.25}
 
 
 class Worst(NamedTuple):
