@@ -456,12 +456,13 @@ INLINE void gather(const logitloss_sums *parts, int64_t count, logitloss_sums *s
     fold(sums);
 }
 
-/* Four blocks of threads on a multiprocessor leave 64 registers to each thread.  These launches can do
- * with that on every GPU; others would have to keep some of their numbers in memory. */
+/* Four blocks of threads on a multiprocessor leave 64 registers to each thread.  A loss can do with that on
+ * every GPU, and so can a loss with its gradient of float32 (2) or float64 in plain arrays.  Others would
+ * have to keep some of their numbers in memory. */
 #if WEIGHT_KIND <= SINGLE && INCOMING_KIND <= SINGLE && !IS_WIDE                                        \
     && (ORDERS == 1                                                                                  \
-        || ((REAL_BITS == 32 || ORDERS & 1) && !ADDS_LOSSES && POS_WEIGHT_KIND <= SINGLE             \
-            && LOGITS_KIND <= PACKED && LABELS_KIND <= PACKED && GRADIENT_KIND <= PACKED && HESSIAN_KIND <= PACKED))
+        || (ORDERS == 3 && RESULT >= 2 && !ADDS_LOSSES && POS_WEIGHT_KIND <= SINGLE && LOGITS_KIND <= PACKED \
+            && LABELS_KIND <= PACKED && GRADIENT_KIND <= PACKED))
 #define BOUNDS __launch_bounds__(THREADS, 4)
 #else
 #define BOUNDS __launch_bounds__(THREADS)
