@@ -16,8 +16,8 @@ from libc.string cimport memset
 
 cdef extern from "numpy/arrayobject.h":
     object PyArray_New(
-        PyTypeObject *subtype, int ndim, Py_ssize_t *shape, int number, Py_ssize_t *strides, void *data,
-        int itemsize, int flags, PyObject *like
+        PyTypeObject *subtype, int ndim, Py_ssize_t *shape, int number, Py_ssize_t *strides,
+        void *data, int itemsize, int flags, PyObject *like
     )
     object PyArray_Scalar(void *data, cnp.dtype dtype, PyObject *base)
     # It takes the reference to `dtype` away.
@@ -31,6 +31,8 @@ cdef extern from "task.h" nogil:
         LOGITLOSS_MAX_AXES
         LOGITLOSS_MAX_SLICES
         LOGITLOSS_LOSS
+        # Among the others, the oldest Cython could not make it the size of an array.
+        LOGITLOSS_TYPES
 
     ctypedef enum logitloss_type:
         LOGITLOSS_FLOAT16
@@ -47,7 +49,6 @@ cdef extern from "task.h" nogil:
         LOGITLOSS_UINT32
         LOGITLOSS_INT64
         LOGITLOSS_UINT64
-        LOGITLOSS_TYPES
 
     ctypedef enum logitloss_reduction:
         LOGITLOSS_NONE
