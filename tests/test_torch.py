@@ -541,3 +541,11 @@ def test_numbers_at_the_end_of_the_range(dtype: torch.dtype, requires_grad: bool
         for number in (float(size), torch.tensor(size, dtype=torch.float64)):
             got = weighted(labels, logits, 1.0, weight=number)
             torch.testing.assert_close(got, value, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_weight_too_small_for_the_result_masks_its_gradient() -> None:
+    logits = torch.tensor([math.nan], requires_grad=True)
+    weight = torch.tensor([1e-46], dtype=torch.float64)
+    loss = logitloss.weighted_cross_entropy_with_logits(torch.ones(1), logits, 1.0, weight=weight)
+    (loss * 1e10).sum().backward()
+    assert loss.item() == logits.grad.item() == 0

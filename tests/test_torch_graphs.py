@@ -77,7 +77,9 @@ def test_opcheck_of_a_whole_call(dtype: str, reduction: str) -> None:
             torch.library.opcheck(_operator.by_call_operator, (*sample, *how))
 
 
-@pytest.mark.parametrize("view", ["repeated rows", "repeated columns", "permuted", "every second"])
+@pytest.mark.parametrize(
+    "view", ["repeated rows", "repeated columns", "permuted", "every second", "windows"]
+)
 def test_results_lie_as_graphs_expect(view: str) -> None:
     """Compiled code relies on the strides; `opcheck` compares them on a GPU alone."""
     logits = {
@@ -85,6 +87,7 @@ def test_results_lie_as_graphs_expect(view: str) -> None:
         "repeated columns": torch.randn(2, 3, 1).expand(2, 3, 4),
         "permuted": torch.randn(2, 3, 4).permute(2, 0, 1),
         "every second": torch.randn(2, 3, 4)[..., ::2],
+        "windows": torch.randn(6).unfold(0, 4, 1),
     }[view]
     operands = torch.ones(logits.shape), logits, torch.ones(()), None
     expected = [torch.empty_like(logits).stride()] * 2

@@ -33,7 +33,7 @@ _HEADERS = (
 _NO_HEADERS = ("float.h", "math.h", "stddef.h", "stdint.h", "string.h")
 _OPTIONS = ("--std=c++17", "--fmad=false", "--device-as-default-execution-space")
 _ENTRY = b"logitloss_run"
-# The words by which programs know that a smaller batch may do.
+# Programs look for these words, and try again with a smaller batch.
 _OUT_OF_MEMORY = "CUDA out of memory."
 
 

@@ -183,9 +183,9 @@ def _compute(call: Call) -> tuple[Tensor, ...]:
 
 
 def _refuse_shared(outs: Sequence[Tensor]) -> None:
-    # Dynamo cannot ask for an address.
-    if len(outs) > 1:
-        arrays = [_view(out) for out in outs if out.is_cpu or (out.is_cuda and type(out) in TYPES)]
+    # Neither Dynamo nor a subclass can be asked for an address.
+    if len(outs) > 1 and not is_compiling():
+        arrays = [_view(out) for out in outs if (out.is_cpu or out.is_cuda) and type(out) in TYPES]
         if any(share_memory(one, other) for one, other in combinations(arrays, 2)):
             refuse_shared_outs()
 

@@ -35,7 +35,14 @@ by_operator = torch.ops.logitloss.derivatives.default
 
 def _dense(logits: Tensor) -> Tensor:
     """Logits whose memory order NumPy and PyTorch see alike, unlike that of repeated ones."""
-    return logits.clone() if 0 in logits.stride() else logits
+    if logits.is_contiguous():
+        return logits
+    strides = [
+        stride for size, stride in zip(logits.shape, logits.stride(), strict=True) if size > 1
+    ]
+    # Sliding windows have two equal ones.
+    is_alike = 0 not in logits.stride() and len(set(strides)) == len(strides)
+    return logits if is_alike else logits.clone()
 
 
 def _compute(*inputs: Any) -> list[Tensor]:
@@ -74,9 +81,10 @@ torch.library.register_vmap(_NAME, _batch)
 register_decomposition(by_operator)(by_formula)
 
 # Whole calls in compiled graphs: one where nothing has to be recorded, and one for a step of
-# training, which what differentiates it stands around in the graph: reaching a rule of the
-# operator's own takes PyTorch's dispatcher longer than the kernel takes for ten thousand elements.
-# The gradient of a step has not been rounded to half precision, because it is multiplied first.
+# training. The graph itself holds the multiplication that differentiates a step: reaching a rule of
+# the operator's own takes PyTorch's dispatcher longer than the kernel takes for ten thousand
+# elements. The gradient of a step has not been rounded to half precision, because it is multiplied
+# first.
 _CALL, _STEP = "logitloss::call", "logitloss::step"
 _OPERANDS = "Tensor labels, Tensor logits, Tensor pos_weight, Tensor? weight"
 

@@ -193,6 +193,9 @@ def _gradient(
             )
             product: Tensor = masked(results[0], scale, xp)
             return product
+        if isinstance(weight, Tensor):
+            # What it is not, beside these results, it must not be in a product either: 0 masks.
+            weight = weight.to(scale.dtype)
         scale = scale * weight
     outs = tuple(out for out in memory if out.dtype is logits.dtype)
     return by_kernel(labels, logits, pos_weight, scale, (1,), "none", outs or None)[0]
