@@ -144,6 +144,19 @@ def test_ctrl_c(small_blocks, run, monkeypatch, earlier_results):
     assert_nothing_changed(earlier_results)
 
 
+def test_ctrl_c_while_an_output_is_opened(run, monkeypatch, earlier_results):
+    save_pair()
+
+    def interrupted(*args):
+        open(*args).close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(logitloss._command_line.files, "open", interrupted, raising=False)
+    result = run("labels.npy", "logits.npy", *OUTPUTS)
+    assert result == (130, "", "logitloss: interrupted\n")
+    assert_nothing_changed(earlier_results)
+
+
 def test_the_handler_of_sigterm_is_put_back(run):
     save_pair()
     previous = signal.signal(signal.SIGTERM, signal.SIG_DFL)

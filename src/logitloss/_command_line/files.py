@@ -72,7 +72,9 @@ class Output:
             # Closing writes what is left, which fails again on a full disk.
             with suppress(OSError):
                 self._file.close()
-            self._part.unlink(missing_ok=True)
+        # An interrupt may come when the file is there, and `_file` is not yet.
+        with suppress(FileNotFoundError, NotADirectoryError):
+            self._part.unlink()
 
 
 @contextmanager
