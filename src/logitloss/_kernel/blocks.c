@@ -39,6 +39,7 @@ enum {
 #endif
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
 
 INLINE void prefetch(const REAL *values, int to_write)
 {
@@ -87,9 +88,9 @@ INLINE extremes of_all_lanes(const extremes_by_lane *seen)
 {
     extremes all = {0, 0, 0};
     for (int lane = 0; lane < LANES; lane++) {
-        all.logit = seen->logit[lane] > all.logit ? seen->logit[lane] : all.logit;
-        all.label = seen->label[lane] > all.label ? seen->label[lane] : all.label;
-        all.sum = seen->sum[lane] > all.sum ? seen->sum[lane] : all.sum;
+        all.logit = MAX(seen->logit[lane], all.logit);
+        all.label = MAX(seen->label[lane], all.label);
+        all.sum = MAX(seen->sum[lane], all.sum);
     }
     return all;
 }
@@ -116,7 +117,7 @@ INLINE void first_step(inputs in, terms *restrict to, ptrdiff_t start, extremes_
         REAL x = in.logits[i];
         REAL negative = 1 - in.labels[i];
         const ORDERED label = ordered(bits_of(negative));
-        seen->label[lane] = label > seen->label[lane] ? label : seen->label[lane];
+        seen->label[lane] = MAX(label, seen->label[lane]);
         REAL minus_positive = -(general ? in.pos_weight[i] : in.pos_weight[0]) * in.labels[i];
         const REAL weight = general ? in.weight[i] : 1;
         const UINT mask = mask_of(weight);
@@ -139,10 +140,10 @@ INLINE void first_step(inputs in, terms *restrict to, ptrdiff_t start, extremes_
         to->e_lo[i] = e.lo;
 
         const ORDERED logit = ordered(magnitude(x));
-        seen->logit[lane] = logit > seen->logit[lane] ? logit : seen->logit[lane];
+        seen->logit[lane] = MAX(logit, seen->logit[lane]);
         if (general) {
             const ORDERED sum = ordered((bits_of(FABS(negative - minus_positive)) - bits_of(SUM_MIN)) & mask);
-            seen->sum[lane] = sum > seen->sum[lane] ? sum : seen->sum[lane];
+            seen->sum[lane] = MAX(sum, seen->sum[lane]);
         }
     }
 }
