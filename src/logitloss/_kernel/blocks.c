@@ -555,35 +555,29 @@ NOINLINE static void repeat_rows(input *in, ptrdiff_t n, REAL *restrict out)
             in->rows = MIN(BLOCK, operand->axes[1].size - place->at[1]);
             convert(operand, place->data, operand->axes[1].stride, in->rows, 0, 1, in->kept);
         }
+        /* As many whole rows as there are, or what is left of one. */
+        const int are_whole = !place->at[0] && n >= size;
+        const ptrdiff_t length = are_whole ? size : MIN(size - place->at[0], n);
+        const ptrdiff_t rows = are_whole ? MIN(n / size, in->rows - in->row) : 1;
         const REAL *values = in->kept + in->row;
-        const ptrdiff_t whole = place->at[0] ? 0 : MIN(n / size, in->rows - in->row);
-        if (!whole) {
-            count = MIN(size - place->at[0], n);
-            for (ptrdiff_t i = 0; i < count; i += LANES)
-                ROLLED for (int lane = 0; lane < LANES; lane++)
-                    out[i + lane] = *values;
-            advance(operand, place, 0, count);
-            in->row += !place->at[0];
-            continue;
-        }
-        count = whole * size;
-#define REPEAT(width, end)                                                      \
-    for (ptrdiff_t row = 0; row < whole; row++)                                 \
-        for (ptrdiff_t i = row * size; i < row * size + (end); i += width)      \
-            ROLLED for (int lane = 0; lane < width; lane++)                     \
+        count = rows * length;
+#define REPEAT(width, end)                                                          \
+    for (ptrdiff_t row = 0; row < rows; row++)                                      \
+        for (ptrdiff_t i = row * length; i < row * length + (end); i += width)      \
+            ROLLED for (int lane = 0; lane < width; lane++)                         \
                 out[i + lane] = values[row]
         /* Short rows are one vector each, without a loop for them. */
-        if (size <= 2)
+        if (length <= 2)
             REPEAT(2, 1);
-        else if (size <= 4)
+        else if (length <= 4)
             REPEAT(4, 1);
-        else if (size <= 8)
+        else if (length <= 8)
             REPEAT(8, 1);
         else
-            REPEAT(LANES, size);
+            REPEAT(LANES, length);
 #undef REPEAT
-        advance(operand, place, 1, whole);
-        in->row += whole;
+        advance(operand, place, are_whole ? 1 : 0, are_whole ? rows : count);
+        in->row += are_whole ? rows : !place->at[0];
     }
 }
 
