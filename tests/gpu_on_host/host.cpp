@@ -23,6 +23,32 @@ static unsigned atomicAdd(unsigned *value, unsigned more)
     return before;
 }
 
+/* As inexact as a GPU's may be: so many floats from the nearest, and of a double 20 bits. */
+static int reciprocal_is_off = 2;
+
+static inline float about_reciprocal(float divisor)
+{
+    float reciprocal = 1 / divisor;
+    uint32_t bits;
+    memcpy(&bits, &reciprocal, sizeof bits);
+    bits += (uint32_t)reciprocal_is_off;
+    memcpy(&reciprocal, &bits, sizeof bits);
+    return reciprocal;
+}
+
+static inline double about_reciprocal(double divisor)
+{
+    uint64_t bits;
+    memcpy(&bits, &divisor, sizeof bits);
+    bits &= ~(uint64_t)UINT32_MAX;
+    memcpy(&divisor, &bits, sizeof bits);
+    double reciprocal = 1 / divisor;
+    memcpy(&bits, &reciprocal, sizeof bits);
+    bits = (bits & ~(uint64_t)UINT32_MAX) + ((uint64_t)1 << 32);
+    memcpy(&reciprocal, &bits, sizeof bits);
+    return reciprocal;
+}
+
 #include "cuda.cu"
 
 extern "C" void launch(void **parameters, unsigned blocks)

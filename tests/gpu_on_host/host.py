@@ -17,7 +17,7 @@ from logitloss._backends import cuda
 from logitloss._kernel import kernel
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
-_SOURCE = Path(__file__).with_name("host.cpp")
+FOLDER = Path(__file__).parent
 # Without the instruction the C library has a function, which is as right and many times slower.
 _FUSED = ["-mfma"] if platform.machine() == "x86_64" else []
 
@@ -27,6 +27,7 @@ class HostLauncher:
 
     def __init__(self, folder: Path, is_wide: bool = False) -> None:
         self.versions: dict[bytes, Any] = {}
+        self.refused: dict[int, str] = {}
         self._folder = folder
         # Indices of 64 bits, which arrays that fit in memory do not need.
         self._changes = {"IS_WIDE": 1} if is_wide else {}
@@ -48,16 +49,20 @@ class HostLauncher:
         ctypes.memset(address, 0, 4)
 
     def _compiled(self, constants: bytes) -> Any:
-        assert COMPILER is not None
         values = dict(zip(kernel.CONSTANTS, constants, strict=True)) | self._changes
         library = self._folder / f"{len(self.versions)}.so"
-        options = ["-std=c++17", "-O1", "-Wall", "-Werror", "-ffp-contract=off", *_FUSED]
-        options += ["-shared", "-fPIC", f"-I{Path(kernel.__file__).parent}"]
-        defined = [f"-D{name}={value}" for name, value in values.items()]
-        subprocess.run([COMPILER, *options, *defined, _SOURCE, "-o", library], check=True)
+        build(FOLDER / "host.cpp", library, values, "-shared", "-fPIC")
         launch = ctypes.CDLL(str(library)).launch
         launch.argtypes = [ctypes.c_void_p, ctypes.c_uint]
         return launch
+
+
+def build(source: Path, target: Path, constants: dict[str, int], *options: str) -> None:
+    assert COMPILER is not None
+    known = ["-std=c++17", "-O1", "-Wall", "-Werror", "-ffp-contract=off", *_FUSED]
+    known.append(f"-I{Path(kernel.__file__).parent}")
+    defined = [f"-D{name}={value}" for name, value in constants.items()]
+    subprocess.run([COMPILER, *known, *options, *defined, source, "-o", target], check=True)
 
 
 def _describe(value: Any) -> Any:

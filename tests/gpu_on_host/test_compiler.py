@@ -28,6 +28,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.versions: list[bytes] = []
+        self.refused: dict[int, str] = {}
 
     def enter(self, device: int) -> None:
         pass
@@ -82,11 +83,12 @@ def test_compiles(capability: int, dtype: str, recorder: Recorder, record_proper
     for reduction in ("none", "mean"):
         cuda.compute(NUMPY, dtype, (0,), table, table, table[0], None, reduction)
         cuda.compute(NUMPY, dtype, (0,), table[:, ::2], table[:, ::2], 3.0, None, reduction)
-    for constants in recorder.versions:
-        registers, spilled = compiled(constants, capability)
-        record_property(str(list(constants)), f"{registers} registers, {spilled} spilled")
-        assert registers <= 128
-        assert spilled == 0
+    needed = [compiled(version, capability) for version in recorder.versions]
+    record_property("registers", [registers for registers, _ in needed])
+    record_property("spilled", sum(spilled for _, spilled in needed))
+    # So that a multiprocessor holds three blocks of threads.
+    assert max(registers for registers, _ in needed) <= 80
+    assert not any(spilled for _, spilled in needed)
 
 
 def test_compiles_every_other_layout(recorder: Recorder) -> None:
@@ -103,8 +105,9 @@ def test_compiles_every_other_layout(recorder: Recorder) -> None:
 def test_a_newer_gpu_gets_what_the_driver_translates(recorder: Recorder) -> None:
     array = np.zeros(10, np.float32)
     cuda.compute(NUMPY, "float32", (0,), array, array, 3.0, None, "none")
-    code, _ = cuda.compile_for(nvrtc, recorder.versions[0], 990)
+    code, _ = cuda.compile_for(nvrtc, recorder.versions[0], 91)
     assert b".visible .entry logitloss_run" in code
+    assert b".target sm_90" in code
 
 
 def test_all_sources_are_there() -> None:

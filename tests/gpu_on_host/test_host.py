@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from backends import MISSING
 
-from gpu_on_host.host import COMPILER, NUMPY, HostLauncher
+from gpu_on_host.host import COMPILER, FOLDER, NUMPY, HostLauncher, build
 from logitloss._backends import cuda
 from logitloss._kernel import kernel
 
@@ -244,3 +246,12 @@ def test_outputs_are_written_where_they_lie() -> None:
 def test_too_many_axes_are_left_to_the_formula() -> None:
     array = np.zeros((3,) * 10)[tuple([slice(0, 2)] * 10)]
     assert cuda.compute(NUMPY, "float64", (0,), array, array, 2.0, None, "none") is None
+
+
+def test_quotients_are_those_of_a_division(launcher: HostLauncher, tmp_path: Path) -> None:
+    array = np.zeros(10, np.float32)
+    check((0, 1), array, array, 3.0)
+    constants = dict(zip(kernel.CONSTANTS, next(iter(launcher.versions)), strict=True))
+    build(FOLDER / "quotients.cpp", tmp_path / "quotients", constants)
+    run = subprocess.run([tmp_path / "quotients"], capture_output=True, text=True)
+    assert not run.returncode, run.stdout

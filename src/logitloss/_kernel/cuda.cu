@@ -45,6 +45,46 @@ typedef decltype((char *)0 - (char *)0) ptrdiff_t;
 namespace careful {
 #include "careful.c"
 }
+
+#ifdef __CUDACC_RTC__
+/* To within 2^-23; of a double it sees and gives the first 32 bits alone. */
+template <typename T> INLINE T about_reciprocal(T divisor)
+{
+    T reciprocal;
+    if constexpr (sizeof(T) == sizeof(double))
+        asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(reciprocal) : "d"(divisor));
+    else
+        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(divisor));
+    return reciprocal;
+}
+#endif
+
+template <typename T> INLINE T fused(T a, T b, T c)
+{
+    if constexpr (sizeof(T) == sizeof(double))
+        return fma(a, b, c);
+    else
+        return fmaf(a, b, c);
+}
+
+/* Rounded as by a division, which on a GPU takes the same steps (Markstein 1990, "Computation of
+ * elementary functions on the IBM RISC System/6000 processor").  But it begins by asking whether the
+ * numbers are out of the ordinary, and that keeps the compiler from doing several at a time. */
+template <typename T> INLINE T ordinary_quotient(T dividend, T divisor)
+{
+    T reciprocal = about_reciprocal(divisor);
+    T error = fused(-divisor, reciprocal, (T)1);
+    if (sizeof(T) == sizeof(double)) {
+        reciprocal = fused(reciprocal, fused(error, error, error), reciprocal);
+        error = fused(-divisor, reciprocal, (T)1);
+    }
+    reciprocal = fused(reciprocal, error, reciprocal);
+    const T quotient = dividend * reciprocal;
+    return fused(reciprocal, fused(-divisor, quotient, dividend), quotient);
+}
+#undef ORDINARY_QUOTIENT
+#define ORDINARY_QUOTIENT(dividend, divisor) ordinary_quotient<REAL>(dividend, divisor)
+
 #undef LOGITLOSS_REAL
 #define LOGITLOSS_REAL REAL_BITS
 #undef HAS_FMA
@@ -168,28 +208,58 @@ enum {
                  || INCOMING_KIND == STRIDED,
 };
 
-/* What a thread takes at a time, as it lies in memory. */
-template <int type> struct alignas(sizeof(typename element_of<type>::stored) * LANES < 16
-                                       ? sizeof(typename element_of<type>::stored) * LANES
-                                       : 16) lanes {
-    typename element_of<type>::stored at[LANES];
+template <bool is_first, typename first, typename second> struct either { typedef first type; };
+template <typename first, typename second> struct either<false, first, second> { typedef second type; };
+
+/* What a thread takes at a time, as it lies in memory.  Elements of less than 32 bits stay in words until
+ * they are converted: the compiler would move each to a register of its own. */
+template <int type>
+struct alignas(sizeof(typename element_of<type>::stored) * LANES < 16 ? sizeof(typename element_of<type>::stored) * LANES
+                                                                      : 16) lanes {
+    typedef typename element_of<type>::stored stored;
+    enum { BITS = 8 * sizeof(stored) };
+    typedef typename either<BITS * LANES >= 32, uint32_t, uint16_t>::type several;
+    typedef typename either<BITS >= 32, stored, several>::type word;
+    enum { A_WORD = sizeof(word) / sizeof(stored) };
+    word words[LANES / A_WORD];
+
+    stored at(int lane) const
+    {
+        const word its = words[lane / A_WORD];
+        if constexpr (A_WORD > 1)
+            return (stored)(its >> lane % A_WORD * BITS);
+        else
+            return its;
+    }
+
+    /* In place of a zero. */
+    void put(int lane, stored value)
+    {
+        word &its = words[lane / A_WORD];
+        if constexpr (A_WORD > 1)
+            its |= (several)(value & ((1u << BITS) - 1)) << lane % A_WORD * BITS;
+        else
+            its = value;
+    }
 };
+
+template <int kind, typename stored>
+INLINE stored *element(const logitloss_grid_operand &operand, index_type start, int lane)
+{
+    return kind == STRIDED ? (stored *)address(operand, start + lane) : (stored *)operand.data + start + lane;
+}
 
 /* `count` of the elements from `start` on; the others are zero. */
 template <int kind, int type>
 INLINE lanes<type> fetch(const logitloss_grid_operand &operand, index_type start, int count)
 {
     typedef typename element_of<type>::stored stored;
-    lanes<type> all;
-    for (int lane = 0; lane < LANES; lane++)
-        if (kind == PACKED && lane < count)
-            all.at[lane] = ((const stored *)operand.data)[start + lane];
-        else if (kind == STRIDED && lane < count)
-            all.at[lane] = *(const stored *)address(operand, start + lane);
-        else
-            all.at[lane] = 0;
+    lanes<type> all = {};
     if (kind == PACKED && count == LANES)
-        all = *(const lanes<type> *)((const stored *)operand.data + start);
+        return *(const lanes<type> *)((const stored *)operand.data + start);
+    for (int lane = 0; lane < LANES; lane++)
+        if (kind >= PACKED && lane < count)
+            all.put(lane, *element<kind, stored>(operand, start, lane));
     return all;
 }
 
@@ -204,24 +274,22 @@ template <int kind, int type> INLINE REAL value_of(const logitloss_grid_operand 
 template <int kind, int type> INLINE void convert(const lanes<type> &from, REAL value, REAL *to)
 {
     for (int lane = 0; lane < LANES; lane++)
-        to[lane] = kind >= PACKED ? read<type>(from.at[lane]) : value;
+        to[lane] = kind >= PACKED ? read<type>(from.at(lane)) : value;
 }
 
 template <int kind> INLINE void store(const logitloss_grid_operand &operand, index_type start, int count, const REAL *from)
 {
     typedef typename element_of<RESULT>::stored stored;
-    lanes<RESULT> all;
+    lanes<RESULT> all = {};
     for (int lane = 0; lane < LANES; lane++)
-        all.at[lane] = narrowed<RESULT>(from[lane]);
+        all.put(lane, narrowed<RESULT>(from[lane]));
     if (kind == PACKED && count == LANES) {
         *(lanes<RESULT> *)((stored *)operand.data + start) = all;
         return;
     }
     for (int lane = 0; lane < LANES; lane++)
-        if (kind == PACKED && lane < count)
-            ((stored *)operand.data)[start + lane] = all.at[lane];
-        else if (kind == STRIDED && lane < count)
-            *(stored *)address(operand, start + lane) = all.at[lane];
+        if (kind >= PACKED && lane < count)
+            *element<kind, stored>(operand, start, lane) = all.at(lane);
 }
 
 /* The operands of the elements that a thread takes at a time. */
@@ -266,16 +334,6 @@ INLINE division division_by(double divisor)
     return by;
 }
 
-NOINLINE static derivatives with_care(REAL x, REAL z, REAL q, REAL w, REAL factor_hi, REAL factor_lo)
-{
-    const careful::logitloss_element element = careful::logitloss_careful(z, x, q, w);
-    derivatives result;
-    result.loss = (REAL)element.loss;
-    result.gradient = (REAL)(element.gradient * ((double)factor_hi + factor_lo));
-    result.hessian = (REAL)element.hessian;
-    return result;
-}
-
 /* Bits to be compared: the greatest among the elements at hand, as in blocks.c. */
 typedef struct {
     UINT logit, label, sum;
@@ -308,7 +366,7 @@ INLINE int are_ordinary(extremes seen)
            && seen.sum <= bits_of(SUM_MAX) - bits_of(SUM_MIN);
 }
 
-INLINE derivatives compute(weighted it, division by, int any_logit)
+INLINE derivatives compute(weighted it, pair factor, int any_logit)
 {
     const coefficients c = coefficients_of(it.x, it.negative, it.minus_positive, any_logit);
     const pair e = exp_neg_abs(it.x, any_logit);
@@ -321,10 +379,26 @@ INLINE derivatives compute(weighted it, division by, int any_logit)
         const sigmoid s = sigmoid_scaled(e, any_logit);
         result.gradient = gradient(c.towards, c.against, s, any_logit);
         if (DIVIDES)
-            result.gradient = FMA(result.gradient, by.factor.hi, result.gradient * by.factor.lo);
+            result.gradient = FMA(result.gradient, factor.hi, result.gradient * factor.lo);
         if (ORDERS & LOGITLOSS_HESSIAN)
             result.hessian = hessian(c.sum, s, any_logit);
     }
+    return result;
+}
+
+/* An element that is out of the ordinary or beside one that is.  It is left to a function that is called,
+ * because the loop would need more registers for it than for all else. */
+NOINLINE static derivatives compute_any(REAL x, REAL z, REAL q, REAL w, pair factor)
+{
+    if (!needs_care(q, z, w, x)) {
+        extremes seen = {0, 0, 0};
+        return compute(weigh(x, z, q, w, &seen), factor, 1);
+    }
+    const careful::logitloss_element element = careful::logitloss_careful(z, x, q, w);
+    derivatives result;
+    result.loss = (REAL)element.loss;
+    result.gradient = (REAL)(element.gradient * ((double)factor.hi + factor.lo));
+    result.hessian = (REAL)element.hessian;
     return result;
 }
 
@@ -354,7 +428,7 @@ INLINE logitloss_sums add_weights(const logitloss_grid_task &task, int thread)
     index_type start = ((index_type)blockIdx.x * THREADS + thread) * LANES;
     lanes<WEIGHT> raw[PIECES];
     REAL w[LANES];
-    for (; WEIGHT_KIND == PACKED && start + (PIECES - 1) * step + LANES <= size; start += PIECES * step) {
+    for (; WEIGHT_KIND != STRIDED && start + (PIECES - 1) * step + LANES <= size; start += PIECES * step) {
         for (int piece = 0; piece < PIECES; piece++)
             raw[piece] = fetch<WEIGHT_KIND, WEIGHT>(task.weight, start + piece * step, LANES);
         for (int piece = 0; piece < PIECES; piece++) {
@@ -399,12 +473,10 @@ INLINE logitloss_sums work(const logitloss_grid_task &task, division by, int thr
             all[lane] = weigh(x[lane], z[lane], q[lane], w[lane], &seen);
         if (are_ordinary(seen))
             for (int lane = 0; lane < LANES; lane++)
-                results[lane] = compute(all[lane], by, 0);
+                results[lane] = compute(all[lane], by.factor, 0);
         else
             for (int lane = 0; lane < LANES; lane++)
-                results[lane] = needs_care(q[lane], z[lane], w[lane], x[lane])
-                                    ? with_care(x[lane], z[lane], q[lane], w[lane], by.factor.hi, by.factor.lo)
-                                    : compute(all[lane], by, 1);
+                results[lane] = compute_any(x[lane], z[lane], q[lane], w[lane], by.factor);
         for (int lane = 0; lane < LANES; lane++) {
             losses[lane] = results[lane].loss;
             gradients[lane] = results[lane].gradient;
@@ -456,19 +528,7 @@ INLINE void gather(const logitloss_sums *parts, int64_t count, logitloss_sums *s
     fold(sums);
 }
 
-/* Four blocks of threads on a multiprocessor leave 64 registers to each thread.  A loss can do with that on
- * every GPU, and so can a loss with its gradient of float32 (2) or float64 in plain arrays.  Others would
- * have to keep some of their numbers in memory. */
-#if WEIGHT_KIND <= SINGLE && INCOMING_KIND <= SINGLE && !IS_WIDE                                        \
-    && (ORDERS == 1                                                                                  \
-        || (ORDERS == 3 && RESULT >= 2 && !ADDS_LOSSES && POS_WEIGHT_KIND <= SINGLE && LOGITS_KIND <= PACKED \
-            && LABELS_KIND <= PACKED && GRADIENT_KIND <= PACKED))
-#define BOUNDS __launch_bounds__(THREADS, 4)
-#else
-#define BOUNDS __launch_bounds__(THREADS)
-#endif
-
-extern "C" __global__ void BOUNDS logitloss_run(const __grid_constant__ logitloss_grid_task task)
+extern "C" __global__ void __launch_bounds__(THREADS) logitloss_run(const __grid_constant__ logitloss_grid_task task)
 {
     __shared__ logitloss_sums sums[THREADS];
     __shared__ int is_last;

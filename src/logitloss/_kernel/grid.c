@@ -30,7 +30,9 @@ static int place_operand(logitloss_grid_operand *to, const logitloss_operand *fr
     const uint64_t alignment = (uint64_t)(taken < 16 ? taken : 16);
     if (from->ndim == 1 && !from->axes[0].stride)
         return SINGLE;
-    return from->ndim == 1 && from->axes[0].stride == itemsize && to->data % alignment == 0 ? PACKED : STRIDED;
+    if (from->ndim > 1 || from->axes[0].stride != itemsize)
+        return STRIDED;
+    return to->data % alignment ? UNALIGNED : PACKED;
 }
 
 /* One launch of a task; returns whether there can be one. */

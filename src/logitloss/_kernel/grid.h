@@ -22,13 +22,14 @@ enum {
 };
 
 /* How an operand lies in memory: nowhere, or being a factor of 1; nowhere, being one number; being
- * one element; one element after the other, aligned so that a thread reads all of its own at once;
- * or in any other way. */
+ * one element; one element after the other, aligned so that a thread reads all of its own at once,
+ * or not; or in any other way. */
 #define ABSENT 0
 #define NUMBER 1
 #define SINGLE 2
 #define PACKED 3
-#define STRIDED 4
+#define UNALIGNED 4
+#define STRIDED 5
 
 /* Elements that a thread takes at a time: 16 bytes of float32 and float64, as many as it reads at
  * once.  Eight of half precision would take more registers than that gains.  Of weights that are

@@ -136,6 +136,11 @@ typedef double WIDER;
 typedef REAL WIDER;
 #endif
 
+/* The quotient where neither number, nor any in between, is near the limits of the type. */
+#ifndef ORDINARY_QUOTIENT
+#define ORDINARY_QUOTIENT(dividend, divisor) ((dividend) / (divisor))
+#endif
+
 typedef struct {
     REAL hi, lo;
 } pair;
@@ -144,6 +149,11 @@ typedef struct {
 INLINE REAL down(int any_logit)
 {
     return any_logit ? DOWN : 1;
+}
+
+INLINE REAL quotient(REAL dividend, REAL divisor, int any_logit)
+{
+    return any_logit ? dividend / divisor : ORDINARY_QUOTIENT(dividend, divisor);
 }
 
 /* exp(-|x|) * 2^S, as a pair.
@@ -226,7 +236,7 @@ INLINE WIDER product_plus(REAL a, REAL b, WIDER c)
  * The quotient is a function of its own, because loops are faster that divide beforehand. */
 INLINE REAL log1p_quotient(REAL e_hi, int any_logit)
 {
-    return e_hi / (2 + e_hi * down(any_logit));
+    return quotient(e_hi, 2 + e_hi * down(any_logit), any_logit);
 }
 
 INLINE pair log1p_scaled(pair e, REAL s, int any_logit)
@@ -257,7 +267,7 @@ INLINE sigmoid sigmoid_scaled(pair e, int any_logit)
 {
     const REAL e_unscaled = e.hi * down(any_logit);
     sigmoid s;
-    s.estimate = e.hi / (1 + e_unscaled);
+    s.estimate = quotient(e.hi, 1 + e_unscaled, any_logit);
     const REAL slope = 1 - s.estimate * down(any_logit);
     s.correction = FMA(e.lo, slope, (REAL)product_plus(-s.estimate, e_unscaled, e.hi - s.estimate));
     s.value = FMA(s.correction, slope, s.estimate);
