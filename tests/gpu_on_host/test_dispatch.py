@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Sequence
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +21,9 @@ from logitloss._backends import cuda
 from logitloss._kernel import kernel
 
 
-@pytest.fixture(autouse=True)
-def clean() -> Iterator[None]:
-    yield
-    cuda._give_up("")
-
-
-def call(array: np.ndarray, reduction: str = "none") -> Any:
-    return cuda.compute(NUMPY, array.dtype.name, (0,), array, array, 3.0, None, reduction)
+def call(array: np.ndarray, device: int = 0) -> Any:
+    library = NUMPY._replace(place=lambda array: (device, 0))
+    return cuda.compute(library, array.dtype.name, (0,), array, array, 3.0, None, "none")
 
 
 class Driver:
@@ -110,26 +108,32 @@ compile_for = cuda.compile_for
 
 
 class Compiler:
-    """NVIDIA's compiler, as far as it is asked, which always fails for the same reason."""
+    """NVIDIA's compiler, as far as it is asked, which always ends in the same way."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, result: str, known: Sequence[int] = (90,)) -> None:
         self.nvrtcResult = Enum("nvrtcResult", ["NVRTC_SUCCESS", "NVRTC_ERROR_OUT_OF_MEMORY"])
-        self._reason = self.nvrtcResult[reason]
+        self._result = self.nvrtcResult[result]
+        self._known = known
+        self.options: list[bytes] = []
 
     def nvrtcGetSupportedArchs(self) -> Any:
-        return 0, [90]
+        return 0, self._known
 
     def nvrtcCreateProgram(self, *arguments: Any) -> Any:
         return 0, 1
 
-    def nvrtcCompileProgram(self, *arguments: Any) -> Any:
-        return (self._reason,)
+    def nvrtcCompileProgram(self, program: int, count: int, options: list[bytes]) -> Any:
+        self.options = options
+        return (self._result,)
 
-    def nvrtcGetProgramLogSize(self, program: int) -> Any:
+    def _size(self, program: int) -> Any:
         return 0, 1
 
-    def nvrtcGetProgramLog(self, program: int, memory: bytes) -> None:
+    def _read(self, program: int, memory: bytes) -> None:
         pass
+
+    nvrtcGetProgramLogSize = nvrtcGetCUBINSize = nvrtcGetPTXSize = _size
+    nvrtcGetProgramLog = nvrtcGetCUBIN = nvrtcGetPTX = _read
 
     def nvrtcDestroyProgram(self, program: int) -> None:
         pass
@@ -142,8 +146,8 @@ LOADING = ("cuLibraryLoadData", "cuLibraryGetKernel", "cuKernelGetFunction")
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     driver = Driver()
-    launcher = cuda.Launcher(driver, None, (13, 0))
-    monkeypatch.setattr(cuda, "_launcher", lambda: launcher)
+    launcher = cuda.Launcher(driver, None, "NVRTC 13.0, driver 12.4")
+    monkeypatch.setattr(cuda, "launcher_or_reason", lambda: launcher)
     monkeypatch.setattr(cuda, "compile_for", lambda nvrtc, *version: (repr(version).encode(), ""))
     return driver
 
@@ -155,9 +159,43 @@ def test_compiled_once_for_a_version_and_a_device(driver: Driver) -> None:
     assert len(driver.loaded) == 1
     call(array.astype(np.float64))
     assert len(driver.loaded) == 2
-    other = NUMPY._replace(place=lambda array: (1, 0))
-    cuda.compute(other, "float32", (0,), array, array, 3.0, None, "none")
+    call(array, device=1)
     assert len(driver.loaded) == 3
+
+
+# As in grid.h.
+SINGLE, PACKED, UNALIGNED, STRIDED = 2, 3, 4, 5
+
+
+@pytest.mark.parametrize(
+    ("dtype", "start", "kind"),
+    [
+        ("float32", 0, PACKED),
+        ("float32", 4, PACKED),
+        ("float32", 1, UNALIGNED),
+        ("float32", 2, UNALIGNED),
+        # A thread reads 8 bytes at once.
+        ("float16", 4, PACKED),
+        ("float16", 2, UNALIGNED),
+    ],
+)
+def test_how_arrays_lie(driver: Driver, dtype: str, start: int, kind: int) -> None:
+    """A GPU reads several elements at once only where their address is a multiple of their size."""
+    memory = np.zeros(4096, dtype)
+    first = -(memory.ctypes.data // memory.itemsize) % 16
+    array = memory[first + start :][:1000]
+    cases = {
+        "LOGITS": (array, kind),
+        "LABELS": (memory[:2000:2], STRIDED),
+        "WEIGHT": (array[:1], SINGLE),
+    }
+    logits, labels, weight = (operand for operand, _ in cases.values())
+    cuda.compute(NUMPY, dtype, (0,), labels, logits, 3.0, weight, "none")
+    version, _ = ast.literal_eval(driver.loaded[0].decode())
+    constants = dict(zip(kernel.CONSTANTS, version, strict=True))
+    assert {name: constants[f"{name}_KIND"] for name in cases} == {
+        name: expected for name, (_, expected) in cases.items()
+    }
 
 
 @pytest.mark.parametrize(("context", "expected"), [(0, 103), (5, 5)])
@@ -165,9 +203,7 @@ def test_a_thread_without_a_context_gets_that_of_the_device(
     driver: Driver, context: int, expected: int
 ) -> None:
     driver.context = context
-    library = NUMPY._replace(place=lambda array: (3, 0))
-    array = np.zeros(10, np.float32)
-    cuda.compute(library, "float32", (0,), array, array, 3.0, None, "none")
+    call(np.zeros(10, np.float32), device=3)
     assert driver.context == expected
 
 
@@ -221,10 +257,17 @@ def test_what_cannot_be_loaded_leaves_calls_to_the_formula(driver: Driver, step:
     driver.failing[step] = Failure("OF_SOME_KIND")
     array = np.zeros(10, np.float32)
     assert call(array) is None
-    assert logitloss.show_config("dicts")["cuda"] == "formula: CUDA: CUDA_ERROR_OF_SOME_KIND"
+    assert logitloss.show_config("dicts")["cuda"] == (
+        "formula on GPU 0: CUDA: CUDA_ERROR_OF_SOME_KIND; "
+        "kernel: cuda.bindings, NVRTC 13.0, driver 12.4"
+    )
     assert call(array) is None
     assert len(driver.loaded) == 1
     assert driver.capture_mode == "global"
+    # Another GPU may be of another kind.
+    driver.failing.clear()
+    assert call(array, device=1) is not None
+    assert call(array) is None
 
 
 def test_a_first_call_is_loaded_while_a_graph_is_captured(driver: Driver) -> None:
@@ -273,18 +316,77 @@ def test_a_compiler_without_memory_is_asked_again(
     assert call(array) is not None
 
 
-def test_the_configuration_names_the_launcher(driver: Driver) -> None:
-    assert logitloss.show_config("dicts")["cuda"] == "kernel: cuda.bindings, NVRTC 13.0"
+def test_the_configuration_names_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    bindings = types.ModuleType("cuda.bindings")
+    bindings.driver = types.SimpleNamespace(cuDriverGetVersion=lambda: (0, 12040))
+    bindings.nvrtc = types.SimpleNamespace(nvrtcVersion=lambda: (0, 13, 0))
+    monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
+    monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
+    cuda.launcher_or_reason.cache_clear()
+    try:
+        said = logitloss.show_config("dicts")["cuda"]
+    finally:
+        cuda.launcher_or_reason.cache_clear()
+    assert said == "kernel: cuda.bindings, NVRTC 13.0, driver 12.4"
 
 
-def test_without_the_library_the_formula_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "cuda.bindings", None)
-    cuda._launcher.cache_clear()
+@pytest.mark.parametrize("error", [ImportError("No module"), RuntimeError("several\n lines \n")])
+def test_without_the_library_the_formula_serves(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Missing(types.ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise error
+
+    monkeypatch.setitem(sys.modules, "cuda.bindings", Missing("cuda.bindings"))
+    cuda.launcher_or_reason.cache_clear()
     try:
         assert call(np.zeros(3)) is None
-        assert "cuda" in logitloss.show_config("dicts")["cuda"]
+        said = logitloss.show_config("dicts")["cuda"]
     finally:
-        cuda._launcher.cache_clear()
+        cuda.launcher_or_reason.cache_clear()
+    assert said == f"formula: {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+@pytest.mark.parametrize(
+    ("capability", "known", "target"),
+    [
+        (90, [75, 90, 120], "sm_90"),
+        # Code for a newer GPU would not run.
+        (103, [75, 90, 120], "compute_90"),
+        (130, [75, 90, 120], "compute_120"),
+        (70, [50, 70, 90], "sm_70"),
+    ],
+)
+def test_what_is_compiled_for(capability: int, known: list[int], target: str) -> None:
+    compiler = Compiler("NVRTC_SUCCESS", known)
+    cuda.compile_for(compiler, bytes(len(kernel.CONSTANTS)), capability)
+    assert compiler.options[0] == f"--gpu-architecture={target}".encode()
+
+
+@pytest.mark.parametrize(
+    ("capability", "known", "least"), [(61, [50, 61, 90], 7.0), (70, [75, 90], 7.5)]
+)
+def test_a_gpu_that_is_too_old(capability: int, known: list[int], least: float) -> None:
+    compiler = Compiler("NVRTC_SUCCESS", known)
+    with pytest.raises(
+        cuda.CompilationError, match=rf"capability {capability / 10}, less than {least}"
+    ):
+        cuda.compile_for(compiler, bytes(len(kernel.CONSTANTS)), capability)
+
+
+def test_without_the_sources_the_formula_serves(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "compile_for", compile_for)
+    monkeypatch.setattr(cuda.launcher_or_reason(), "_nvrtc", Compiler("NVRTC_SUCCESS"))
+    monkeypatch.setattr(cuda, "files", lambda package: tmp_path)
+    cuda._sources.cache_clear()
+    try:
+        assert call(np.zeros(3)) is None
+    finally:
+        cuda._sources.cache_clear()
+    assert "formula on GPU 0: FileNotFoundError" in logitloss.show_config("dicts")["cuda"]
 
 
 @pytest.fixture

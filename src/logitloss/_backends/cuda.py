@@ -11,14 +11,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
+from importlib.resources import files
 from typing import Any, NamedTuple
 
 from logitloss._formula import Array
 from logitloss._kernel import kernel
 from logitloss._reductions import TOTAL
 
-_SOURCE = Path(kernel.__file__).parent
 _HEADERS = (
     "careful.c",
     "careful.h",
@@ -33,6 +32,8 @@ _HEADERS = (
 _NO_HEADERS = ("float.h", "math.h", "stddef.h", "stdint.h", "string.h")
 _OPTIONS = ("--std=c++17", "--fmad=false", "--device-as-default-execution-space")
 _ENTRY = b"logitloss_run"
+# Of a GPU that can take arguments in its constant memory.
+_OLDEST_CAPABILITY = 70
 # Programs look for these words, and try again with a smaller batch.
 _OUT_OF_MEMORY = "CUDA out of memory."
 
@@ -70,6 +71,9 @@ def compute(
     launcher = launcher_or_reason()
     if isinstance(launcher, str):
         return None
+    device, stream = library.place(logits)
+    if device in launcher.refused:
+        return None
     if outs is None:
         results = tuple(
             [
@@ -91,7 +95,6 @@ def compute(
         return None
     if launches.is_empty:
         return results
-    device, stream = library.place(logits)
     launcher.enter(device)
     if launches.scratch:
         scratch = library.empty((launches.scratch // 8,), "float64", logits)
@@ -103,31 +106,18 @@ def compute(
         for index in range(launches.count):
             launcher.launch(*launches[index], device, stream)
     except CompilationError as error:
-        _give_up(str(error))
+        launcher.refused[device] = " ".join(str(error).split())
         return None
     return results
 
 
-def launcher_or_reason() -> Any:
-    """What launches the kernel, or why there is nothing that does."""
-    return _given_up or _launcher()
-
-
 def describe_launcher() -> str:
-    """What computes arrays on a GPU, in words."""
+    """What computes arrays on GPUs, in words."""
     launcher = launcher_or_reason()
     if isinstance(launcher, str):
         return f"formula: {launcher}"
-    return f"kernel: {launcher.describe()}"
-
-
-# Why the kernel is no longer tried.
-_given_up = ""
-
-
-def _give_up(reason: str) -> None:
-    global _given_up
-    _given_up = reason
+    refused = [f"formula on GPU {device}: {why}; " for device, why in launcher.refused.items()]
+    return "".join([*refused, f"kernel: {launcher.describe()}"])
 
 
 class CompilationError(Exception):
@@ -135,30 +125,35 @@ class CompilationError(Exception):
 
 
 @cache
-def _launcher() -> Any:
+def launcher_or_reason() -> Any:
+    """What launches the kernel, or why there is nothing that does."""
     try:
         from cuda.bindings import driver, nvrtc
 
-        version = nvrtc.nvrtcVersion()
-        driver.cuDriverGetVersion()
+        _, *compiler_version = nvrtc.nvrtcVersion()
+        _, driver_version = driver.cuDriverGetVersion()
     except Exception as error:
         # A missing library of NVIDIA's is an exception of its own, in each version another.
-        return f"{type(error).__name__}: {error}"
-    return Launcher(driver, nvrtc, version[1:])
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    versions = "NVRTC {}.{}, driver {}.{}".format(
+        *compiler_version, driver_version // 1000, driver_version % 1000 // 10
+    )
+    return Launcher(driver, nvrtc, versions)
 
 
 class Launcher:
     """Compiles the kernel for each combination of constants, and launches it."""
 
-    def __init__(self, driver: Any, nvrtc: Any, version: tuple[int, int]) -> None:
-        self._driver, self._nvrtc, self._version = driver, nvrtc, version
+    def __init__(self, driver: Any, nvrtc: Any, versions: str) -> None:
+        self._driver, self._nvrtc, self._versions = driver, nvrtc, versions
+        #: Why the kernel is no longer tried on a device.
+        self.refused: dict[int, str] = {}
         # By the constants and the number of the device.
         self._functions: dict[tuple[bytes, int], Any] = {}
         self._thread = threading.local()
 
     def describe(self) -> str:
-        major, minor = self._version
-        return f"cuda.bindings, NVRTC {major}.{minor}"
+        return f"cuda.bindings, {self._versions}"
 
     def enter(self, device: int) -> None:
         """Give this thread the context that every library computes in, if it has none yet.
@@ -234,9 +229,13 @@ class Launcher:
 def compile_for(nvrtc: Any, constants: bytes, capability: int, *options: str) -> tuple[bytes, str]:
     """The code for GPUs of a compute capability, 90 for 9.0, and what the compiler says."""
     known = nvrtc.nvrtcGetSupportedArchs()[-1]
-    # For a GPU that is newer than the compiler, the driver translates.
-    is_known = capability in known
-    target = f"sm_{capability}" if is_known else f"compute_{max(known)}"
+    oldest = max(_OLDEST_CAPABILITY, min(known))
+    if capability < oldest:
+        raise CompilationError(f"compute capability {capability / 10}, less than {oldest / 10}")
+    # For a GPU that the compiler does not know, the driver translates.
+    nearest = max(each for each in known if each <= capability)
+    is_known = nearest == capability
+    target = f"{'sm' if is_known else 'compute'}_{nearest}"
     named = zip(kernel.CONSTANTS, constants, strict=True)
     all_options = [
         f"--gpu-architecture={target}",
@@ -244,10 +243,9 @@ def compile_for(nvrtc: Any, constants: bytes, capability: int, *options: str) ->
         *options,
         *(f"-D{name}={value}" for name, value in named),
     ]
-    headers = {name: (_SOURCE / name).read_bytes() for name in _HEADERS}
-    headers |= dict.fromkeys(_NO_HEADERS, b"")
+    source, headers = _sources()
     _, program = nvrtc.nvrtcCreateProgram(
-        (_SOURCE / "cuda.cu").read_bytes(),
+        source,
         b"cuda.cu",
         len(headers),
         list(headers.values()),
@@ -270,6 +268,17 @@ def compile_for(nvrtc: Any, constants: bytes, capability: int, *options: str) ->
         return code, text
     finally:
         nvrtc.nvrtcDestroyProgram(program)
+
+
+@cache
+def _sources() -> tuple[bytes, dict[str, bytes]]:
+    folder = files("logitloss._kernel")
+    try:
+        headers = {name: folder.joinpath(name).read_bytes() for name in _HEADERS}
+        return folder.joinpath("cuda.cu").read_bytes(), headers | dict.fromkeys(_NO_HEADERS, b"")
+    except OSError as error:
+        # A program that was packed into one file may have left out what is not Python.
+        raise CompilationError(f"{type(error).__name__}: {error}") from error
 
 
 def _read(size_of: Any, read: Any, program: Any) -> bytes:
