@@ -99,6 +99,17 @@ def test_buffers_and_state() -> None:
     assert torch.equal(other.pos_weight, POS_WEIGHT)
 
 
+@pytest.mark.parametrize("value", [3.0, torch.tensor(3.0), torch.tensor(3.0).requires_grad_()])
+@pytest.mark.parametrize("argument", ["weight", "pos_weight"])
+def test_one_number_beside_another_device(argument: str, value) -> None:
+    """As with PyTorch's own: a criterion need not be moved for it."""
+    output, labels = (tensor.to("meta") for tensor in (OUTPUT, LABELS))
+    loss = BCEWithLogitsLoss(**{argument: value})(output, labels)
+    assert loss.device == output.device
+    with pytest.raises(ValueError, match="must be on the same device; got meta and cpu"):
+        BCEWithLogitsLoss(**{argument: POS_WEIGHT})(output, labels)
+
+
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
 def test_copies(duplicate) -> None:
     criterion = BCEWithLogitsLoss(WEIGHT, "sum", POS_WEIGHT)

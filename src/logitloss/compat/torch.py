@@ -127,9 +127,28 @@ def binary_cross_entropy_with_logits(
     if pos_weight is None:
         pos_weight = 1.0
     loss: Tensor = _losses.weighted_cross_entropy_with_logits(
-        target, input, pos_weight, weight=weight, reduction=cast("Reduction", reduction)
+        target,
+        input,
+        _beside(input, pos_weight),
+        weight=_beside(input, weight),
+        reduction=cast("Reduction", reduction),
     )
     return loss
+
+
+def _beside(input: Tensor, value: Any) -> Any:
+    """`value` where `input` is: PyTorch takes a CPU tensor without axes on every device."""
+    if (
+        not isinstance(value, Tensor)
+        or value.ndim
+        or not value.is_cpu
+        or value.device == input.device
+    ):
+        return value
+    if value.requires_grad or torch.compiler.is_compiling():
+        return value.to(input.device)
+    # Nothing has to be copied, which a CUDA graph would refuse.
+    return value.item()
 
 
 def _refuse_legacy(reduction: object, **legacy: object) -> None:
