@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import logitloss
-from logitloss import value_and_grad
+from logitloss import grad_and_hess, value_and_grad
 from logitloss import weighted_cross_entropy_with_logits as weighted
 
 POS_WEIGHT = 2.5
@@ -34,6 +34,8 @@ DTYPES = ("float32", "bfloat16", "float64", "float16")
 ARRAYS = {
     "loss": (3, 0),
     "value_and_grad": (4, 0),
+    "grad_and_hess": (4, 0),
+    "loss, a pos_weight per class": (3, 0),
     "mean": (2, 0),
     "step": (5, 0),
     "masked mean": (2, 1),
@@ -95,6 +97,10 @@ def of_torch(size: int, dtype: str) -> dict[str, dict[str, Call]]:
         found["masked mean"][name] = value(function, "weighted_mean", mask)
         found["masked step"][name] = step(function, "weighted_mean", mask)
     found["value_and_grad"]["logitloss"] = lambda: value_and_grad(labels, logits, POS_WEIGHT)
+    found["grad_and_hess"]["logitloss"] = lambda: grad_and_hess(labels, logits, POS_WEIGHT)
+    table = [array.reshape(-1, 10) for array in (labels, logits)]
+    classes = torch.linspace(1, 3, 10, device="cuda", dtype=kind)
+    found["loss, a pos_weight per class"]["logitloss"] = lambda: weighted(*table, classes)
     for name, (arrays, masks) in ARRAYS.items():
         # Half of the bytes are read, and half are written.
         bytes_moved = size * (arrays * kind.itemsize + masks)
