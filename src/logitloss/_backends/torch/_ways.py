@@ -78,11 +78,11 @@ def way_of(operands: Sequence[Any], orders: Sequence[int], is_inside: bool = Fal
     readable = readable and not has_batch
     if is_transformed() and not is_inside:
         return by_operator if is_functionalized() else by_function
-    if readable and is_traced():
-        return by_formula if torch.onnx.is_in_onnx_export() else by_operator
     direct = by_kernel if readable else by_formula
-    if not (readable or is_traced() or has_batch) and is_launchable(tensors):
+    if not (readable or has_batch) and is_launchable(tensors):
         direct = by_cuda
+    if direct is not by_formula and is_traced():
+        return by_formula if torch.onnx.is_in_onnx_export() else by_operator
     recorded = []
     if is_grad_enabled() and not is_inside:
         for tensor in tensors:
