@@ -39,8 +39,8 @@ TITLES = {
 }
 FLOATS = ("float16", "bfloat16", "float32", "float64", "longdouble")
 ON_GPU = (
-    "Its tests skip where there is no GPU; they were last run on an H100, with PyTorch 2.11 and "
-    "CuPy 14.2."
+    "Its tests skip where there is no GPU. They were last run on an H100, with PyTorch 2.11 and "
+    "CuPy 14.2, before [the latest changes](performance.md#gpus-from-nvidia) of the kernel."
 )
 
 
