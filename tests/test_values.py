@@ -197,7 +197,10 @@ def test_overflow_is_infinite_and_silent(backend: Backend) -> None:
     np.testing.assert_array_equal(backend.to_numpy(hessian), [0, 0, inf])
 
 
-@pytest.mark.parametrize("integer", ["bool", "int8", "uint8", "int16", "int32", "int64"])
+INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+
+
+@pytest.mark.parametrize("integer", ["bool", *INTEGERS])
 def test_integer_labels_give_the_bits_of_float_labels(backend: Backend, integer: str) -> None:
     logits = np.array([-90.0, -20.0, -1.0, 0.0, 0.3, 15.0, 40.0, inf])
     labels = np.arange(8) % 2

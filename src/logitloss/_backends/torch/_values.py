@@ -30,7 +30,10 @@ from_numpy, asarray = torch.from_numpy, np.asarray
 FULL = frozenset((torch.float32, torch.float64))
 HALF = frozenset((torch.float16, torch.bfloat16))
 _WIDEST = torch.float64
-INTEGRAL = frozenset((torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
+INTEGRAL = frozenset(
+    getattr(torch, name)
+    for name in ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+)
 READABLE = FULL | HALF | INTEGRAL
 TYPES = (Tensor, torch.nn.Parameter)
 NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in READABLE}
