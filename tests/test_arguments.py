@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import uuid
 from importlib.util import find_spec
@@ -80,6 +81,10 @@ def test_pos_weight_for_another_axis_gets_a_hint(shape, size: int, hint: str) ->
         weighted(np.ones(shape), np.ones(shape), np.ones(size))
 
 
+# Which numbers are taken, as the errors say it.
+REAL = "floating values of at least 16 bits, integers of at least 8, or booleans; got dtype"
+
+
 @pytest.mark.parametrize("argument", ["labels", "logits", "pos_weight", "weight"])
 @pytest.mark.parametrize(
     ("value", "dtype"),
@@ -100,7 +105,7 @@ def test_pos_weight_for_another_axis_gets_a_hint(shape, size: int, hint: str) ->
 )
 def test_values_must_be_real(argument: str, value, dtype: str) -> None:
     arguments = {"labels": np.ones(3), "logits": np.ones(3), "pos_weight": 1.0, argument: value}
-    with raises(TypeError, f"`{argument}` must hold real floating, integer or boolean", dtype):
+    with raises(TypeError, f"`{argument}` must hold real", REAL, dtype):
         weighted(**arguments)
 
 
@@ -124,13 +129,43 @@ def test_values_of_other_libraries_must_be_real(backend: Backend, argument: str)
         weighted(**arguments)
 
 
-def test_eight_bit_floats_are_refused() -> None:
-    ml_dtypes = pytest.importorskip("ml_dtypes")
-    with raises(TypeError, "`labels` must hold real", "float8_e4m3fn"):
-        weighted(np.ones(3, ml_dtypes.float8_e4m3fn), np.ones(3), 1.0)
-    torch = pytest.importorskip("torch")
-    with raises(TypeError, "`labels` must hold real", "float8_e4m3fn"):
-        weighted(torch.ones(3).to(torch.float8_e4m3fn), torch.ones(3), 1.0)
+def of_dtype(library: str, dtype: str):
+    """Three values of a dtype that looks like one of those that are taken."""
+    if dtype == "key<fry>":
+        return pytest.importorskip("jax").random.key(0)
+    module = pytest.importorskip({"numpy": "ml_dtypes", "jax": "jax.numpy"}.get(library, library))
+    if dtype == "quint8":
+        return module.quantize_per_tensor(module.ones(3), 1.0, 0, module.quint8)
+    if not hasattr(module, dtype):
+        pytest.skip(f"this {module.__name__} has no {dtype}")
+    if library == "torch":
+        return module.ones(3).to(getattr(module, dtype))
+    return (np if library == "numpy" else module).ones(3).astype(getattr(module, dtype))
+
+
+# PyTorch warns of quantized tensors.
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("argument", ["labels", "logits", "pos_weight", "weight"])
+@pytest.mark.parametrize(
+    ("library", "dtype"),
+    [
+        *itertools.product(
+            ["numpy", "torch", "jax"], ["float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"]
+        ),
+        ("numpy", "float4_e2m1fn"),
+        ("numpy", "int4"),
+        ("jax", "int4"),
+        ("jax", "key<fry>"),
+        ("torch", "quint8"),
+        ("torch", "complex32"),
+    ],
+)
+def test_dtypes_that_look_like_numbers_are_refused(library: str, argument: str, dtype: str) -> None:
+    value = of_dtype(library, dtype)
+    ones = backends.get(library).array(np.ones(3), "float32")
+    arguments = {"labels": ones, "logits": ones, "pos_weight": 1.0, argument: value}
+    with raises(TypeError, f"`{argument}` must hold real", REAL, dtype):
+        weighted(**arguments)
 
 
 def test_dtypes_without_a_common_one() -> None:
@@ -402,7 +437,7 @@ def test_unknown_reduction_names_the_known_ones(reduction) -> None:
 @pytest.mark.parametrize("argument", ["pos_weight", "weight"])
 def test_times_are_no_coefficients(argument: str, value) -> None:
     coefficients = {"pos_weight": 1.0, argument: value}
-    with raises(TypeError, f"`{argument}` must hold real floating, integer or boolean values"):
+    with raises(TypeError, f"`{argument}` must hold real floating values of at least 16 bits"):
         weighted(np.zeros(2), np.zeros(2), **coefficients)
 
 

@@ -100,6 +100,14 @@ def result_shape(call: Call, order: int) -> tuple[Any, ...]:
     return () if is_reduced else tuple(call.logits.shape)
 
 
+def check_dtype(argument: str, dtype: Any, xp: Namespace) -> None:
+    if not (_is_floating(dtype, xp) or _is_integral(dtype, xp)):
+        raise TypeError(
+            f"`{argument}` must hold real floating values of at least 16 bits, integers of at "
+            f"least 8, or booleans; got dtype {dtype}."
+        )
+
+
 def refuse_layout(argument: str, layout: str) -> None:
     raise TypeError(f"`{argument}` must be a dense tensor; got layout {layout}.")
 
@@ -204,7 +212,7 @@ def _as_array(
     argument: str, value: object, xp: Namespace, device: Any, like: Array | None = None
 ) -> Array:
     if _is_array(value) and not isinstance(value, np.ndarray):
-        _check_dtype(argument, value.dtype, xp)
+        check_dtype(argument, value.dtype, xp)
         return value
     array = _as_numpy(argument, value)
     dtype = None
@@ -226,7 +234,7 @@ def _as_numpy(argument: str, value: object) -> np.ndarray[Any, Any]:
         # The constructor of a library's own subclass may not take a message.
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"`{argument}` must be an array of numbers; got {error}.") from error
-    _check_dtype(argument, array.dtype, np)
+    check_dtype(argument, array.dtype, np)
     return array
 
 
@@ -237,25 +245,26 @@ def _exportable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array.astype(array.dtype.newbyteorder("="), order="C")
 
 
-def _check_dtype(argument: str, dtype: Any, xp: Namespace) -> None:
-    if not (_is_floating(dtype, xp) or _is_integral(dtype, xp)):
-        raise TypeError(
-            f"`{argument}` must hold real floating, integer or boolean values; got dtype {dtype}."
-        )
-
-
 def _is_floating(dtype: Any, xp: Namespace) -> bool:
     if isinstance(dtype, np.dtype):
-        # np.isdtype does not know bfloat16, which ml_dtypes registers with NumPy.
-        return dtype.kind == "f" or dtype.name == "bfloat16"
-    # No library promotes the 8-bit formats.
-    return xp.isdtype(dtype, "real floating") and "float8" not in str(dtype)
+        # np.isdtype does not know bfloat16, which ml_dtypes registers with NumPy. Of its formats of
+        # 8 bits, which nobody promotes, it registers one as if it were NumPy's own.
+        return (dtype.kind == "f" and dtype.itemsize > 1) or dtype.name == "bfloat16"
+    return _is_dtype(dtype, "real floating", xp) and "float8" not in str(dtype)
 
 
 def _is_integral(dtype: Any, xp: Namespace) -> bool:
     if isinstance(dtype, np.dtype):
         return dtype.kind in "biu"
-    return bool(xp.isdtype(dtype, ("integral", "bool")))
+    return _is_dtype(dtype, ("integral", "bool"), xp)
+
+
+def _is_dtype(dtype: Any, kind: str | tuple[str, ...], xp: Namespace) -> bool:
+    try:
+        return bool(xp.isdtype(dtype, kind))
+    except TypeError:
+        # JAX has keys for random numbers, whose dtype it does not know itself.
+        return False
 
 
 def _default_float(xp: Namespace) -> Any:
@@ -310,7 +319,7 @@ def _coefficient(
 
     array: Array
     if _is_array(value) and not isinstance(value, np.ndarray):
-        _check_dtype(argument, value.dtype, xp)
+        check_dtype(argument, value.dtype, xp)
         array = value
     elif is_numpy_namespace(xp):
         array = _as_numpy(argument, value)

@@ -46,17 +46,9 @@ def _compiled(
     reduction: str,
     dtype: Any,
 ) -> Arrays:
-    # 8-bit formats the kernel does not know.
-    held = dtype if dtype.name in kernel.TYPES else jnp.dtype(jnp.float32)
-
-    def readable(value: Array) -> Array:
-        if value.dtype.name in kernel.TYPES and held == dtype:
-            return value
-        return value.astype(dtype).astype(held)
-
     def coefficient(value: Array | float) -> Array:
         # A number, or as many axes as the logits have, because JAX may be set to add none itself.
-        value = readable(jnp.asarray(value))
+        value = jnp.asarray(value)
         missing = logits.ndim - value.ndim if value.ndim else 0
         return jnp.expand_dims(value, tuple(range(missing)))
 
@@ -67,13 +59,13 @@ def _compiled(
     results: Arrays = _computed(
         orders,
         "sum" if is_total else reduction,
-        (_accumulator(dtype) if is_total else held,) * len(orders),
-        readable(labels),
-        readable(logits),
+        (_accumulator(dtype) if is_total else dtype,) * len(orders),
+        labels,
+        logits,
         coefficient(pos_weight),
         None if weight is None else coefficient(weight),
     )
-    return results if is_total else tuple(result.astype(dtype) for result in results)
+    return results
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))

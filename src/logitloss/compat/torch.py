@@ -10,6 +10,7 @@ from torch import Tensor
 
 from logitloss import _losses
 from logitloss._array_likes import read
+from logitloss._call import check_dtype
 
 if TYPE_CHECKING:
     from logitloss._losses import Reduction
@@ -167,11 +168,7 @@ def _buffer(argument: str, value: Any) -> Tensor | None:
     if value is None or isinstance(value, Tensor):
         return value
     array = np.asarray(read(argument, value))
-    if array.dtype.kind not in "fiub":
-        raise TypeError(
-            f"`{argument}` must hold real floating, integer or boolean values; "
-            f"got dtype {array.dtype}."
-        )
+    check_dtype(argument, array.dtype, np)
     # Python's numbers take PyTorch's default dtype. So do integers, because a buffer of integers
     # would round what `load_state_dict` copies into it.
     keeps_dtype = isinstance(value, (np.ndarray, np.generic)) and array.dtype.kind == "f"

@@ -71,8 +71,8 @@ def describe(
     if not (isinstance(labels, Tensor) and isinstance(logits, Tensor)):
         return None
     dtype = logits.dtype
-    # There is no promotion of the 8-bit formats.
-    if labels.dtype is not dtype and labels.dtype in _FLOATING:
+    # There is no promotion of other dtypes.
+    if labels.dtype is not dtype and labels.dtype in _FLOATING and dtype in READABLE:
         dtype = torch.promote_types(labels.dtype, dtype)
     if (
         labels.layout is logits.layout is torch.strided
