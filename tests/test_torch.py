@@ -457,13 +457,64 @@ def test_negated_views_are_read(dtype: str) -> None:
     torch.testing.assert_close(got, weighted(labels, -logits, 2.0), rtol=0, atol=0)
 
 
-def test_tensors_without_memory() -> None:
-    labels, logits, freed = torch.ones(3), torch.zeros(3), torch.ones(3)
-    zeros = torch._efficientzerotensor(3)
+def test_zeros_without_memory_are_read() -> None:
+    labels, logits, zeros = torch.ones(3), torch.zeros(3), torch._efficientzerotensor(3)
     torch.testing.assert_close(weighted(labels, logits, 2.0, weight=zeros), torch.zeros(3))
+
+
+@pytest.mark.parametrize("is_contiguous", [True, False])
+@pytest.mark.parametrize("library", ["logitloss", "torch"])
+def test_zeros_without_memory_are_not_written(library: str, is_contiguous: bool) -> None:
+    ones = torch.ones(3, 2)
+    zeros = torch._efficientzerotensor(3, 2)
+    if not is_contiguous:
+        zeros = torch._efficientzerotensor(2, 3).T
+    if library == "torch":
+        with pytest.raises(RuntimeError, match="ZeroTensors are immutable"):
+            torch.add(ones, ones, out=zeros)
+        return
+    with pytest.raises(ValueError, match="`out` must be writable; got a tensor of zeros"):
+        weighted(ones, ones, 2.0, out=zeros)
+    untouched = torch.zeros(3, 2)
+    for outs, position in (((zeros, untouched), 0), ((untouched, zeros), 1)):
+        with pytest.raises(
+            ValueError, match=rf"`out\[{position}\]` must be writable; got a tensor"
+        ):
+            logitloss.value_and_grad(ones, ones, 2.0, out=outs)
+    assert not untouched.any()
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32"])
+@pytest.mark.parametrize("shape", [(), (3, 2)])
+@pytest.mark.parametrize("position", range(4))
+def test_freed_memory_is_refused(
+    position: int, shape: tuple[int, ...], dtype: str, requires_grad: bool
+) -> None:
+    """PyTorch's own functions end the process."""
+    operands = [torch.ones(shape) for _ in range(4)]
+    operands[position] = torch.ones(shape, dtype=getattr(torch, dtype))
+    if requires_grad:
+        operands = [o.requires_grad_() if o.is_floating_point() else o for o in operands]
+    operands[position].untyped_storage().resize_(0)
+    argument = ("labels", "logits", "pos_weight", "weight")[position]
+    for function in FUNCTIONS.values():
+        with pytest.raises(ValueError, match=f"`{argument}` must have memory; got a tensor whose"):
+            function(*operands)
+
+
+@pytest.mark.parametrize("is_contiguous", [True, False])
+def test_freed_memory_is_not_written(is_contiguous: bool) -> None:
+    ones, untouched, freed = torch.ones(3, 2), torch.zeros(3, 2), torch.ones(3, 2)
+    if not is_contiguous:
+        freed = torch.ones(2, 3).T
     freed.untyped_storage().resize_(0)
-    with pytest.raises(RuntimeError, match="has been freed"):
-        weighted(labels, freed, 2.0)
+    with pytest.raises(ValueError, match="`out` must have memory; got a tensor whose storage"):
+        weighted(ones, ones, 2.0, out=freed)
+    for outs, position in (((freed, untouched), 0), ((untouched, freed), 1)):
+        with pytest.raises(ValueError, match=rf"`out\[{position}\]` must have memory; got"):
+            logitloss.value_and_grad(ones, ones, 2.0, out=outs)
+    assert not untouched.any()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -112,6 +112,16 @@ def refuse_layout(argument: str, layout: str) -> None:
     raise TypeError(f"`{argument}` must be a dense tensor; got layout {layout}.")
 
 
+def refuse_freed(argument: str) -> None:
+    raise ValueError(f"`{argument}` must have memory; got a tensor whose storage has been freed.")
+
+
+def refuse_zeros(argument: str) -> None:
+    raise ValueError(
+        f"`{argument}` must be writable; got a tensor of zeros without memory: pass its clone()."
+    )
+
+
 def refuse_shared_outs() -> None:
     raise ValueError("`out` must be two arrays with no memory in common; got overlapping ones.")
 

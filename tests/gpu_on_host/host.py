@@ -65,7 +65,7 @@ def build(source: Path, target: Path, constants: dict[str, int], *options: str) 
     subprocess.run([COMPILER, *known, *options, *defined, source, "-o", target], check=True)
 
 
-def _describe(value: Any) -> Any:
+def _describe(_: str, value: Any) -> Any:
     if value is None or isinstance(value, float):
         return value
     code = kernel.TYPES[value.dtype.name]

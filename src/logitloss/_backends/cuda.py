@@ -38,11 +38,14 @@ _OLDEST_CAPABILITY = 70
 _OUT_OF_MEMORY = "CUDA out of memory."
 
 
+_INPUTS = ("labels", "logits", "pos_weight", "weight", "scale")
+
+
 class Library(NamedTuple):
     """What is asked of a library that has arrays on GPUs."""
 
-    #: The memory of an array, as `kernel.view` takes it; numbers and None as they are.
-    describe: Callable[[Array | float | None], Any]
+    #: The memory of an argument, as `kernel.view` takes it; numbers and None as they are.
+    describe: Callable[[str, Array | float | None], Any]
     #: A new array of this shape and this of `kernel.TYPES`, on the device of another array.
     empty: Callable[[tuple[int, ...], str, Array], Array]
     #: The same in the shape and the memory order of the other array.
@@ -87,10 +90,9 @@ def compute(
         results = outs
     describe = library.describe
     # Held here: the memory of a copy must not become that of the sums.
-    inputs = tuple(map(describe, (labels, logits, pos_weight, weight, scale)))
-    launches = kernel.Launches(
-        kernel.TYPES[dtype], inputs, reduction, tuple(map(describe, results)), orders
-    )
+    inputs = tuple(map(describe, _INPUTS, (labels, logits, pos_weight, weight, scale)))
+    outputs = tuple([describe("out", result) for result in results])
+    launches = kernel.Launches(kernel.TYPES[dtype], inputs, reduction, outputs, orders)
     if not launches.count:
         return None
     if launches.is_empty:
@@ -98,7 +100,7 @@ def compute(
     launcher.enter(device)
     if launches.scratch:
         scratch = library.empty((launches.scratch // 8,), "float64", logits)
-        address = describe(scratch)[0]
+        address = describe("scratch", scratch)[0]
         launches.place(address)
         if launches.counts_blocks:
             launcher.clear(address, stream)

@@ -51,10 +51,10 @@ def _launch(call: Call, reduction: Any) -> tuple[Any, ...] | None:
 
 
 def _share_memory(first: Any, second: Any) -> bool:
-    return share_memory(*(kernel.view(_describe(array)) for array in (first, second)))
+    return share_memory(*(kernel.view(_describe("", array)) for array in (first, second)))
 
 
-def _describe(value: Any) -> Any:
+def _describe(_: str, value: Any) -> Any:
     if value is None or isinstance(value, float):
         return value
     code = kernel.TYPES[value.dtype.name]

@@ -24,6 +24,7 @@ from logitloss._backends.torch._private import (
     is_autocast_anywhere,
     is_profiled,
     is_transformed,
+    is_zero_without_memory,
 )
 from logitloss._backends.torch._reduced import reduced_by
 from logitloss._backends.torch._values import (
@@ -33,6 +34,9 @@ from logitloss._backends.torch._values import (
     READABLE,
     TYPES,
     by_kernel,
+    check_memory,
+    converted,
+    is_addressable,
     memory_of,
 )
 from logitloss._backends.torch._ways import (
@@ -42,7 +46,15 @@ from logitloss._backends.torch._ways import (
     by_step,
     way_of,
 )
-from logitloss._call import Call, effective, finish, refuse_layout, refuse_shared_outs, share_memory
+from logitloss._call import (
+    Call,
+    effective,
+    finish,
+    refuse_layout,
+    refuse_shared_outs,
+    refuse_zeros,
+    share_memory,
+)
 from logitloss._kernel import kernel
 from logitloss._libraries import is_masked_tensor
 from logitloss._reductions import REDUCTIONS
@@ -50,6 +62,9 @@ from logitloss._reductions import REDUCTIONS
 is_compiling = torch.compiler.is_compiling
 _FLOATING = FULL | HALF
 _REDUCTIONS = frozenset(REDUCTIONS)
+_OPERANDS = ("labels", "logits", "pos_weight", "weight")
+# By their number.
+_OUTS = {1: ("out",), 2: ("out[0]", "out[1]")}
 # Dynamo turns these into tensors, but cannot trace them through the checks.
 _CONSTANTS = (list, tuple, np.ndarray, np.generic)
 
@@ -154,7 +169,7 @@ def _compute(call: Call) -> tuple[Tensor, ...]:
     way = way_of(operands, orders)
     if outs is not None:
         _refuse_recording((*operands, *outs))
-        _refuse_shared(outs)
+        _refuse_unwritable(outs)
         if (way is by_kernel and _have_memory(outs)) or (
             way is by_cuda and _have_memory(outs) and not _overlap(outs, operands)
         ):
@@ -178,16 +193,30 @@ def _compute(call: Call) -> tuple[Tensor, ...]:
     else:
         results = reduced_by(way, operands, orders, reduction)
     if outs is not None:
-        return tuple(out.copy_(result) for out, result in zip(outs, results, strict=True))
+        return tuple(map(_copied, _OUTS[len(outs)], outs, results))
     return tuple(result.to(dtype) for result in results)
 
 
-def _refuse_shared(outs: Sequence[Tensor]) -> None:
-    # Neither Dynamo nor a subclass can be asked for an address.
-    if len(outs) > 1 and not is_compiling():
-        arrays = [_view(out) for out in outs if (out.is_cpu or out.is_cuda) and type(out) in TYPES]
+def _refuse_unwritable(outs: Sequence[Tensor]) -> None:
+    # Dynamo cannot be asked for an address.
+    if is_compiling():
+        return
+    for argument, out in zip(_OUTS[len(outs)], outs, strict=True):
+        if is_zero_without_memory(out):
+            refuse_zeros(argument)
+    if len(outs) > 1:
+        arrays = [
+            _view(argument, out)
+            for argument, out in zip(_OUTS[len(outs)], outs, strict=True)
+            if is_addressable(out)
+        ]
         if any(share_memory(one, other) for one, other in combinations(arrays, 2)):
             refuse_shared_outs()
+
+
+def _copied(argument: str, out: Tensor, result: Tensor) -> Tensor:
+    check_memory(argument, out)
+    return out.copy_(result)
 
 
 def _widened(call: Call) -> Call:
@@ -200,13 +229,16 @@ def _widened(call: Call) -> Call:
             and torch.is_autocast_enabled(logits.device.type)
         ):
             # Under autocast, the results of torch's own loss are float32.
-            return call._replace(dtype=torch.float32, logits=logits.float())
+            return call._replace(
+                dtype=torch.float32, logits=converted("logits", logits, torch.float32)
+            )
     elif logits.dtype not in HALF:
         # Integers.
-        return call._replace(logits=logits.to(dtype))
+        return call._replace(logits=converted("logits", logits, dtype))
     elif labels.dtype in HALF:
         # Neither of the two half precisions holds the other, and the kernel has no third.
-        return call._replace(labels=labels.to(dtype), logits=logits.to(dtype))
+        labels = converted("labels", labels, dtype)
+        return call._replace(labels=labels, logits=converted("logits", logits, dtype))
     return call
 
 
@@ -229,10 +261,14 @@ def _have_memory(outs: Sequence[Tensor]) -> bool:
 
 def _overlap(outs: Sequence[Tensor], operands: Sequence[Any]) -> bool:
     """Whether outputs share memory with operands, of which the kernel makes no copy on a GPU."""
-    written = map(_view, outs)
-    read = [_view(value) for value in operands if isinstance(value, Tensor)]
+    written = [_view("out", out) for out in outs]
+    read = [
+        _view(argument, value)
+        for argument, value in zip(_OPERANDS, operands, strict=True)
+        if isinstance(value, Tensor)
+    ]
     return any(share_memory(out, value) for out in written for value in read)
 
 
-def _view(tensor: Tensor) -> Any:
-    return kernel.view(memory_of(tensor))
+def _view(argument: str, tensor: Tensor) -> Any:
+    return kernel.view(memory_of(argument, tensor))

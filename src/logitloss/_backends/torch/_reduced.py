@@ -12,7 +12,7 @@ from torch import Tensor
 from logitloss import _reductions
 from logitloss._backends.torch._private import is_jit_traced, replicated_beside
 from logitloss._backends.torch._rules import Way
-from logitloss._backends.torch._values import as_tensor, promoted, total
+from logitloss._backends.torch._values import as_tensor, converted, promoted, total
 from logitloss._reductions import TOTAL
 
 
@@ -46,15 +46,16 @@ def _of_one_dtype(
     narrow = promoted(labels, logits)
     dtype = torch.promote_types(narrow, torch.float32)
     if labels.is_floating_point():
-        labels = labels.to(dtype)
-    logits = logits.to(dtype)
+        labels = converted("labels", labels, dtype)
+    logits = converted("logits", logits, dtype)
 
-    def cast(value: Any) -> Any:
+    def cast(argument: str, value: Any) -> Any:
         if value is None:
             return None
-        return replicated_beside(logits, as_tensor(value, logits)).to(narrow).to(dtype)
+        value = replicated_beside(logits, as_tensor(value, logits))
+        return converted(argument, converted(argument, value, narrow), dtype)
 
-    return labels, logits, cast(pos_weight), cast(weight)
+    return labels, logits, cast("pos_weight", pos_weight), cast("weight", weight)
 
 
 def _size(logits: Tensor) -> Any:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from logitloss import _formula
 from logitloss._backends.torch._private import is_zero_without_memory
+from logitloss._call import refuse_freed
 from logitloss._kernel import kernel
 from logitloss._reductions import TOTAL, for_kernel, masked
 
@@ -66,12 +67,12 @@ def by_kernel(
     """
     results: Any = kernel.compute(
         orders,
-        memory_of(labels),
-        memory_of(logits),
-        _coefficient(pos_weight),
-        _coefficient(weight),
+        memory_of("labels", labels),
+        memory_of("logits", logits),
+        _coefficient("pos_weight", pos_weight),
+        _coefficient("weight", weight),
         for_kernel(reduction, logits, weight, xp),
-        None if outs is None else tuple(map(memory_of, outs)),
+        None if outs is None else tuple([memory_of("out", out) for out in outs]),
         is_checked=True,
         are_multiplied=are_multiplied,
     )
@@ -93,7 +94,7 @@ def promoted(labels: Tensor, logits: Tensor) -> torch.dtype:
     return torch.promote_types(labels.dtype, logits.dtype)
 
 
-def memory_of(value: Any) -> Any:
+def memory_of(argument: str, value: Any) -> Any:
     """The memory of a tensor, as `kernel.view` takes it; numbers and None as they are."""
     if value is None or isinstance(value, float):
         return value
@@ -109,18 +110,50 @@ def memory_of(value: Any) -> Any:
     if not address and value.numel():
         if not is_zero_without_memory(value):
             # PyTorch's own functions end the process.
-            raise RuntimeError("the storage of a tensor has been freed")
+            refuse_freed(argument)
         value = value.clone()
         address = value.data_ptr()
     code, itemsize = _CODES[value.dtype]
     return address, code, value.shape, value.stride(), itemsize, value
 
 
-def _coefficient(value: Tensor | float | None) -> Any:
+def converted(argument: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor in another dtype."""
+    if value.dtype is dtype:
+        return value
+    check_memory(argument, value)
+    return value.to(dtype)
+
+
+def check_memory(argument: str, tensor: Tensor) -> None:
+    """Raise an error where PyTorch's own functions would end the process."""
+    # Dynamo cannot be asked for an address.
+    if torch.compiler.is_compiling() or not is_addressable(tensor):
+        return
+    try:
+        has_memory = tensor.data_ptr() or not tensor.numel() or is_zero_without_memory(tensor)
+    except RuntimeError:
+        # It wraps another tensor, for `torch.func`.
+        return
+    if not has_memory:
+        refuse_freed(argument)
+
+
+def is_addressable(tensor: Tensor) -> bool:
+    """Whether the tensor can be asked where its memory is, which a subclass cannot."""
+    return type(tensor) in TYPES and (tensor.is_cpu or tensor.is_cuda)
+
+
+def _coefficient(argument: str, value: Tensor | float | None) -> Any:
     if value is None or isinstance(value, float):
         return value
-    # `item` takes a third of the time.
-    return memory_of(value) if value.dim() or not value.is_floating_point() else value.item()
+    if value.dim() or not value.is_floating_point():
+        return memory_of(argument, value)
+    try:
+        # It takes a third of the time.
+        return value.item()
+    except RuntimeError:
+        return memory_of(argument, value)
 
 
 def as_tensor(value: Tensor | float, logits: Tensor) -> Tensor:
