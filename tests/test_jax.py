@@ -791,6 +791,19 @@ def test_fork_after_calls_from_jax() -> None:
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.parametrize("mapped", [0, 1])
+def test_more_axes_than_the_kernel_has(mapped: int) -> None:
+    shape = (2, *[1] * (kernel.MAX_AXES - mapped), 3)
+    labels, logits = jnp.asarray([[0.0, 1, 1], [1, 0, 0]]), jnp.linspace(-3, 3, 6).reshape(2, 3)
+    function = jax.value_and_grad(lambda z, x: weighted(z, x, 2.0, reduction="mean"), 1)
+    expected = function(labels, logits)
+    mean = jax.vmap(function) if mapped else function
+    value, gradient = mean(labels.reshape(shape), logits.reshape(shape))
+    np.testing.assert_allclose(jnp.mean(value), expected[0], rtol=1e-6)
+    scale = 1 / 2 if mapped else 1
+    np.testing.assert_allclose(scale * gradient.reshape(2, 3), expected[1], rtol=1e-6)
+
+
 def test_two_devices() -> None:
     flags = "--xla_force_host_platform_device_count=2"
     run = subprocess.run(

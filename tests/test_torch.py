@@ -517,6 +517,34 @@ def test_freed_memory_is_not_written(is_contiguous: bool) -> None:
     assert not untouched.any()
 
 
+# PyTorch's own reductions of such tensors fail, which limits derivatives by anything but logits.
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("sizes", [(2, 3), (0, 3)])
+def test_more_axes_than_arrays_have(sizes: tuple[int, ...], reduction: str, dtype: str) -> None:
+    labels, logits, pos_weight, weight = (
+        torch.rand(shape).to(getattr(torch, dtype))
+        for shape in (sizes, sizes, sizes[1:], (sizes[0], 1))
+    )
+    options = {"reduction": reduction}
+    expected = logitloss.value_and_grad(labels, logits, pos_weight, weight=weight, **options)
+    shape = (sizes[0], *[1] * 70, sizes[1])
+    labels, leaf = labels.reshape(shape), logits.reshape(shape).requires_grad_()
+    options["weight"] = weight.reshape(*shape[:-1], 1)
+    value = weighted(labels, leaf, pos_weight, **options)
+    value.backward(torch.ones_like(value))
+    logits = leaf.detach()
+    outs = torch.empty_like(value), torch.empty_like(leaf)
+    logitloss.value_and_grad(labels, logits, pos_weight, **options, out=outs)
+    results = logitloss.value_and_grad(labels, logits, pos_weight, **options)
+    for pair in (results, outs, (value, leaf.grad)):
+        assert [result.shape for result in pair] == [value.shape, shape]
+        for got, true in zip(pair, expected, strict=True):
+            torch.testing.assert_close(
+                got.detach().reshape(true.shape), true, rtol=0, atol=0, equal_nan=True
+            )
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_outs_with_memory_in_common(dtype: str) -> None:
     memory = torch.zeros(5, dtype=getattr(torch, dtype))

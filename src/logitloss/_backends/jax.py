@@ -331,7 +331,8 @@ def _with_axis(operand: Array, axis: int | None, ndim: int) -> Array:
 
 
 def _lowered(context: Any, *operands: Any, **options: Any) -> Any:
-    use_kernel = _is_for_one_cpu(context.module_context) and _is_registered()
+    has_few_axes = context.avals_in[1].ndim <= kernel.MAX_AXES
+    use_kernel = has_few_axes and _is_for_one_cpu(context.module_context) and _is_registered()
     rule = mlir.lower_fun(_by_kernel if use_kernel else _by_formula, multiple_results=True)
     return rule(context, *operands, **options)
 

@@ -184,6 +184,7 @@ cnp.import_array()
 logitloss_watch_forks()
 
 BLOCK = LOGITLOSS_BLOCK
+MAX_AXES = LOGITLOSS_MAX_AXES
 
 cdef enum:
     MOST_RESULTS = 3
@@ -714,16 +715,20 @@ cdef bint _describe_remote(
 
 
 def view(tuple memory):
-    """Memory as an array of NumPy's, bfloat16 as `BFloat16Bits`.
+    """Memory as an array of NumPy's, bfloat16 as `BFloat16Bits`; None if it has too many axes.
 
     Memory is given as ``(address, type, shape, strides, bytes of a stride of 1, owner)``, the type
     as `TYPES` has it. The array keeps the owner, and must not be read where it is on a GPU.
     """
+    return _view(memory)
+
+
+cdef object _view(tuple memory):
     cdef logitloss_array described
     cdef remote_shape sizes
     cdef cnp.ndarray array
     if not _describe_remote(&described, &sizes, NULL, memory):
-        raise ValueError(f"arrays have at most {LOGITLOSS_MAX_AXES} axes")
+        return None
     kind = BFloat16Bits if described.type == LOGITLOSS_BFLOAT16 else np.ndarray
     array = PyArray_New(
         <PyTypeObject *>kind,
@@ -741,7 +746,7 @@ def view(tuple memory):
 
 
 cdef inline object _viewed(object value):
-    return view(<tuple>value) if type(value) is tuple else value
+    return _view(<tuple>value) if type(value) is tuple else value
 
 
 def compute(
@@ -759,9 +764,9 @@ def compute(
 
     Returns a tuple of results, or None for arguments that have to be converted or refused:
     then nothing has been written. In a call that has been checked arrays may be memory, as `view`
-    takes it, and a reduction may also be "total", for a sum of float64, or the number that the sum
-    is divided by. Derivatives that are multiplied before they are rounded to half precision are
-    returned as float32.
+    takes it, which has to be converted if it has more than `MAX_AXES` axes, and a reduction may
+    also be "total", for a sum of float64, or the number that the sum is divided by. Derivatives
+    that are multiplied before they are rounded to half precision are returned as float32.
     """
     cdef call it
     cdef logitloss_array given[MOST_RESULTS]

@@ -271,4 +271,7 @@ def _overlap(outs: Sequence[Tensor], operands: Sequence[Any]) -> bool:
 
 
 def _view(argument: str, tensor: Tensor) -> Any:
+    # Axes of length 1 say nothing of memory, and arrays may have fewer of them than tensors.
+    if tensor.dim() > kernel.MAX_AXES:
+        tensor = tensor.squeeze()
     return kernel.view(memory_of(argument, tensor))

@@ -76,6 +76,9 @@ def by_kernel(
         is_checked=True,
         are_multiplied=are_multiplied,
     )
+    if results is None:
+        operands = labels, logits, pos_weight, weight
+        return _by_kernel_in_line(operands, orders, reduction, outs, are_multiplied)
     if outs is not None:
         return outs
     # NumPy allocates the memory, because it keeps small blocks and asks for huge pages. PyTorch's
@@ -85,6 +88,28 @@ def by_kernel(
         # NumPy does not have it, and holds its bits.
         tensors = [t.view(torch.bfloat16) if t.dtype is torch.int16 else t for t in tensors]
     return tuple(tensors)
+
+
+def _by_kernel_in_line(
+    operands: tuple[Any, ...],
+    orders: tuple[int, ...],
+    reduction: str,
+    outs: tuple[Tensor, ...] | None,
+    are_multiplied: bool,
+) -> Results:
+    """The same on one axis, for tensors with more of them than the kernel has."""
+    shape = operands[1].shape
+
+    def in_line(value: Any) -> Any:
+        has_axes = isinstance(value, Tensor) and value.dim()
+        return value.expand(shape).reshape(-1) if has_axes else value
+
+    labels, logits, pos_weight, weight = map(in_line, operands)
+    memory = None if outs is None else tuple(map(in_line, outs))
+    results = by_kernel(
+        labels, logits, pos_weight, weight, orders, reduction, memory, are_multiplied
+    )
+    return outs or tuple([result.reshape(shape) if result.dim() else result for result in results])
 
 
 def promoted(labels: Tensor, logits: Tensor) -> torch.dtype:
