@@ -176,6 +176,26 @@ def test_dtypes_without_a_common_one() -> None:
         weighted(np.ones(3, "bfloat16"), np.ones(3, "float16"), 1.0)
 
 
+def test_dtypes_without_a_common_one_in_strict_jax() -> None:
+    jax = pytest.importorskip("jax")
+    ones = jax.numpy.ones(3, "bfloat16")
+    with (
+        jax.numpy_dtype_promotion("strict"),
+        raises(TypeError, "`labels` and `logits` must have floating dtypes", "bfloat16", "float32"),
+    ):
+        weighted(ones, ones.astype("float32"), 1.0)
+
+
+def test_lists_of_more_axes_than_arrays_have() -> None:
+    nested: object = 1.0
+    for _ in range(65):
+        nested = [nested]
+    # NumPy's own words end with a full stop.
+    with raises(ValueError, "`labels` must be an array of numbers; got ") as caught:
+        weighted(nested, [1.0], 1.0)
+    assert str(caught.value).endswith(" 64.")
+
+
 def test_ragged_lists_are_refused() -> None:
     with raises(ValueError, "`labels` must be an array of numbers"):
         weighted([[1.0], [1.0, 0.0]], np.ones((2, 1)), 1.0)

@@ -243,7 +243,8 @@ def _as_numpy(argument: str, value: object) -> np.ndarray[Any, Any]:
     except (TypeError, ValueError) as error:
         # The constructor of a library's own subclass may not take a message.
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"`{argument}` must be an array of numbers; got {error}.") from error
+        reason = str(error).rstrip(".")
+        raise kind(f"`{argument}` must be an array of numbers; got {reason}.") from error
     check_dtype(argument, array.dtype, np)
     return array
 
@@ -288,7 +289,8 @@ def _result_dtype(labels: Array, logits: Array, xp: Namespace) -> Any:
         dtypes.append(labels.dtype)
     try:
         return xp.result_type(*dtypes)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
+        # JAX may be set to promote nothing, and then calls it an error of the value.
         raise TypeError(
             "`labels` and `logits` must have floating dtypes with a common one; "
             f"got {labels.dtype} and {logits.dtype}."
