@@ -36,9 +36,8 @@ _ENTRY = b"logitloss_run"
 _OLDEST_CAPABILITY = 70
 # Programs look for these words, and try again with a smaller batch.
 _OUT_OF_MEMORY = "CUDA out of memory."
-
-
-_INPUTS = ("labels", "logits", "pos_weight", "weight", "scale")
+# Of errors. What derivatives are multiplied by is an incoming gradient.
+_INPUTS = ("labels", "logits", "pos_weight", "weight", "grad_output")
 
 
 class Library(NamedTuple):
