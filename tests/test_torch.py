@@ -23,7 +23,7 @@ from torch_cases import (
 )
 
 import logitloss
-from logitloss import _call
+from logitloss import _call, _losses
 from logitloss import weighted_cross_entropy_with_logits as weighted
 from logitloss._backends import torch as backend
 from logitloss._backends.torch import _values
@@ -204,6 +204,39 @@ def test_autocast_does_what_it_does_to_the_loss_of_torch(dtype: str, autocast: s
             assert torch.autograd.grad(value.sum(), logits)[0].dtype == logits.dtype
         out = torch.empty_like(labels)
         assert weighted(labels, logits.detach(), 2.0, out=out) is out
+
+
+@pytest.mark.parametrize(
+    ("are_lists", "is_compiled"), [(False, False), (True, False), (False, True)]
+)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("kind", ["list", "array", "number"])
+def test_coefficients_under_autocast_are_not_rounded_to_half_precision(
+    are_lists: bool, is_compiled: bool, reduction: str, kind: str
+) -> None:
+    """They are those of a float32 loss, whatever holds them."""
+    logits = torch.tensor([0.3, -2.0], dtype=torch.bfloat16)
+    labels = [1, 0] if are_lists else torch.tensor([1.0, 0.0], dtype=torch.bfloat16)
+    numbers = [1.2, 3.1415926]
+    given = {"list": numbers, "array": np.array(numbers), "number": numbers[0]}[kind]
+
+    def results(coefficient) -> torch.Tensor:
+        def function():
+            # Not the function that the suite wraps, which looks at every array.
+            return _losses.weighted_cross_entropy_with_logits(
+                labels, logits, coefficient, weight=coefficient, reduction=reduction
+            )
+
+        return (compiled(function) if is_compiled else function)()
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got, expected = map(results, (given, torch.tensor(given, dtype=torch.float64)))
+        assert got.dtype is torch.float32
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+        # Outputs of half precision are those of a call without.
+        out = torch.empty_like(results(1.0), dtype=torch.bfloat16)
+        weighted(labels, logits, given, weight=given, reduction=reduction, out=out)
+    torch.testing.assert_close(out, results(given), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])

@@ -15,7 +15,14 @@ from array_api_compat import device as device_of
 from logitloss._array_likes import read, refuse_mask_and_unit
 from logitloss._formula import Array, Namespace
 from logitloss._kernel import kernel
-from logitloss._libraries import as_lazy_array, is_array, library_of, namespace_of, placement
+from logitloss._libraries import (
+    as_lazy_array,
+    is_array,
+    library_of,
+    load_backend,
+    namespace_of,
+    placement,
+)
 from logitloss._reductions import REDUCTIONS
 
 # The operations: the orders of the derivatives by the logits that each returns.
@@ -75,6 +82,9 @@ def check(
 
     labels, logits = _as_arrays(labels, logits, xp, device)
     dtype = _result_dtype(labels, logits, xp)
+    library = library_of(xp)
+    if library.has_contexts and out is None:
+        dtype = load_backend(library).result_dtype(dtype, logits)
     _check_same_shape(labels, logits)
 
     pos_weight = _coefficient("pos_weight", pos_weight, logits, xp, device, dtype)

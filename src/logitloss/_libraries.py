@@ -30,11 +30,14 @@ class Library(NamedTuple):
     #: Whether a new array must be created on the device of the others. Other libraries place it
     #: themselves; in JAX it must stay free to follow a sharded one.
     has_devices: bool = True
+    #: Whether contexts of the caller's decide the dtype of results: the `result_dtype` of the
+    #: backend says which it is.
+    has_contexts: bool = False
 
 
 _ROWS = (
     Library("numpy", backend="numpy", has_devices=False),
-    Library("torch", backend="torch"),
+    Library("torch", backend="torch", has_contexts=True),
     Library("cupy", backend="cupy"),
     Library("jax", backend="jax", writable=False, takes_numpy=True, has_devices=False),
     Library("dask", backend="dask", writable=False, takes_numpy=True, has_devices=False),

@@ -113,6 +113,8 @@ def describe(
     _refuse_other_layouts(labels=labels, logits=logits, pos_weight=pos_weight, weight=weight)
     coefficients = [pos_weight, weight]
     if torch.compiler.is_compiling() and any(isinstance(c, _CONSTANTS) for c in coefficients):
+        if out is None:
+            dtype = result_dtype(dtype, logits)
         pos_weight, weight = (
             torch.as_tensor(value, dtype=dtype, device=logits.device)
             if isinstance(value, _CONSTANTS)
@@ -219,27 +221,26 @@ def _copied(argument: str, out: Tensor, result: Tensor) -> Tensor:
     return out.copy_(result)
 
 
+def result_dtype(dtype: torch.dtype, logits: Tensor) -> torch.dtype:
+    """Of results for which no outputs are given: under autocast float32 instead of half precision.
+
+    Those of torch's own loss are, too.
+    """
+    is_cast = (
+        dtype in HALF and is_autocast_anywhere() and torch.is_autocast_enabled(logits.device.type)
+    )
+    return torch.float32 if is_cast else dtype
+
+
 def _widened(call: Call) -> Call:
     """The call with operands of dtypes that have a kernel or a formula together."""
-    dtype, labels, logits = call.dtype, call.labels, call.logits
-    if dtype in HALF:
-        if (
-            is_autocast_anywhere()
-            and call.outs is None
-            and torch.is_autocast_enabled(logits.device.type)
-        ):
-            # Under autocast, the results of torch's own loss are float32.
-            return call._replace(
-                dtype=torch.float32, logits=converted("logits", logits, torch.float32)
-            )
-    elif logits.dtype not in HALF:
-        # Integers.
-        return call._replace(logits=converted("logits", logits, dtype))
-    elif labels.dtype in HALF:
-        # Neither of the two half precisions holds the other, and the kernel has no third.
-        labels = converted("labels", labels, dtype)
-        return call._replace(labels=labels, logits=converted("logits", logits, dtype))
-    return call
+    dtype, logits = call.dtype, call.logits
+    if call.outs is None:
+        dtype = result_dtype(dtype, logits)
+    if dtype in HALF or (logits.dtype in HALF and call.labels.dtype is dtype):
+        return call
+    # Integers; or logits in half precision for results that are not, which then decide the dtype.
+    return call._replace(dtype=dtype, logits=converted("logits", logits, dtype))
 
 
 def _refuse_recording(tensors: Sequence[Any]) -> None:
