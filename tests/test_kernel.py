@@ -545,12 +545,14 @@ def test_a_mean_gradient_is_as_exact_as_a_division(dtype: str, divisor: int) -> 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_infinite_coefficients_beside_infinite_logits(dtype: str) -> None:
     """A term of an infinite weight that is zero stays zero, and one that is not is infinite."""
-    labels = np.array([0, 1, 0, 1], dtype)
-    logits = np.array([-np.inf, np.inf, 1, 1], dtype)
-    for weights in ({"weight": np.inf}, {"weight": np.full(4, np.inf)}):
-        loss, gradient = logitloss.value_and_grad(labels, logits, 2.0, **weights)
-        np.testing.assert_array_equal(loss, [0, 0, np.inf, np.inf])
-        np.testing.assert_array_equal(gradient, [0, 0, np.inf, -np.inf])
+    labels = np.array([0, 1, 0, 1, 0.3, 0.7], dtype)
+    logits = np.array([-np.inf, np.inf, 1, 1, 2, -2], dtype)
+    for infinity in (np.inf, -np.inf):
+        for weight in (infinity, np.full(6, infinity)):
+            loss, gradient = logitloss.value_and_grad(labels, logits, 2.0, weight=weight)
+            np.testing.assert_array_equal(loss, [0, 0, *[infinity] * 4])
+            # Of soft labels it does not multiply one term apart from the other.
+            np.testing.assert_array_equal(gradient, [0, 0, *[infinity, -infinity] * 2])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -44,6 +44,12 @@ logitloss_element logitloss_careful(double label, double logit, double pos_weigh
         against = sigmoid_scaled(e, 0).value;
         towards = 1 - against;
     }
+    /* An infinite weight multiplies each result as a whole: its terms may have opposite signs. */
+    double whole = 1;
+    if (!isfinite(weight) && !isnan(weight)) {
+        whole = weight;
+        weight = 1;
+    }
     const double negative = 1 - label;
     const double positive_part = logit > 0 ? 0 : m, negative_part = logit > 0 ? m : 0;
 
@@ -60,5 +66,10 @@ logitloss_element logitloss_careful(double label, double logit, double pos_weigh
                           - product(weight, pos_weight, label, towards, 1, 0);
     result.hessian = product(weight, pos_weight, label, against * towards, tail, shift)
                      + product(weight, negative, 1, against * towards, tail, shift);
+    if (whole != 1) {
+        result.loss = product(whole, result.loss, 1, 1, 1, 0);
+        result.gradient = product(whole, result.gradient, 1, 1, 1, 0);
+        result.hessian = product(whole, result.hessian, 1, 1, 1, 0);
+    }
     return result;
 }
