@@ -277,6 +277,21 @@ def test_views(view: str, reduction: str) -> None:
     torch.testing.assert_close([t.detach() for t in viewed], copies, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("view", [*VIEWS, "expanded"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_incoming_gradient_of_any_layout(view: str, dtype: str) -> None:
+    """Of more elements than a block of the kernel has, into memory that is there, and not."""
+    labels, logits, weight, scale = torch.rand((4, 30, 70), dtype=getattr(torch, dtype)) - 0.25
+    scale = scale[:, :1].expand(30, 70) if view == "expanded" else VIEWS[view](scale)
+    for given, by in ((logits, None), (logits.T.contiguous().T, weight[:1])):
+        leaf = given.clone().requires_grad_()
+        value = weighted(labels, leaf, 2.0, weight=by)
+        _, gradient = logitloss.value_and_grad(labels, given, 2.0, weight=by)
+        for _ in range(2):
+            (got,) = torch.autograd.grad(value, leaf, scale.detach(), retain_graph=True)
+            torch.testing.assert_close(got, gradient * scale.detach(), rtol=0, atol=0)
+
+
 def test_results_have_the_layout_of_the_logits() -> None:
     logits = torch.rand(4, 3, 2).permute(2, 0, 1)
     labels = torch.ones(2, 4, 3)

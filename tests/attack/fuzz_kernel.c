@@ -351,6 +351,7 @@ static void run_plain(call *it, logitloss_run *run)
         for (ptrdiff_t i = 0; which < RESULTS && i < it->size; i++)
             put(all[which]->data + i * stride, type, 0, it->values[which][i]);
     }
+    arrays.scale.data = NULL;
     logitloss_task task;
     CHECK(logitloss_plan(&task, &arrays, type, 7), "contiguous arrays of %td", it->size);
     logitloss_compute(&task, LOGITLOSS_NONE, 1, execute, &(executor){run, 0, type});

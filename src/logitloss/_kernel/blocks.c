@@ -744,6 +744,15 @@ NOINLINE static void divide(REAL *restrict values, const REAL *weight, int gener
         values[i] = general && weight[i] == 0 ? 0 : (REAL)(values[i] / divisor);
 }
 
+/* What an incoming gradient makes of a derivative.  A zero of it or of the weight masks the other. */
+NOINLINE static void multiply(REAL *restrict values, const REAL *scale, const REAL *weight, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const REAL product = values[i] * scale[i];
+        values[i] = (scale[i] == 0) | (weight[i] == 0) ? 0 : product;
+    }
+}
+
 INLINE void accumulate_weights(partial_sums *sums, const logitloss_operand *weight, const REAL *values, ptrdiff_t n)
 {
     alignas(CACHE_LINE) REAL padded[BLOCK];
@@ -782,7 +791,7 @@ NOINLINE static logitloss_sums run_weights(const logitloss_task *task, ptrdiff_t
 
 INLINE logitloss_sums run_blocks(const logitloss_task *task, ptrdiff_t start, ptrdiff_t stop, int orders, int general)
 {
-    input logits, labels, pos_weight, weight;
+    input logits, labels, pos_weight, weight, scale;
     output losses, gradients, hessians;
     partial_sums sums, weight_sums;
     const int divides = orders != LOGITLOSS_LOSS && task->divisor != 1
@@ -805,6 +814,8 @@ INLINE logitloss_sums run_blocks(const logitloss_task *task, ptrdiff_t start, pt
     else
         for (int i = 0; i < (general ? BLOCK : 1); i++)
             weight.buffer[i] = (REAL)task->weight_value;
+    if (general && task->scale.data)
+        open_input(&scale, &task->scale, task->type, stop - start);
 
     for (ptrdiff_t at = start, n; at < stop; at += n) {
         n = MIN(stop - at, BLOCK);
@@ -814,6 +825,7 @@ INLINE logitloss_sums run_blocks(const logitloss_task *task, ptrdiff_t start, pt
             in.pos_weight = fetch(&pos_weight, at, n);
         if (general && task->weight.data)
             in.weight = fetch(&weight, at, n);
+        const REAL *factors = general && task->scale.data ? fetch(&scale, at, n) : NULL;
 
         destination to = {NULL, NULL, NULL};
         if (orders & LOGITLOSS_LOSS)
@@ -823,6 +835,20 @@ INLINE logitloss_sums run_blocks(const logitloss_task *task, ptrdiff_t start, pt
         if (orders & LOGITLOSS_HESSIAN)
             to.hessians = open_output(&hessians, &task->results[2], at, n, 0);
         compute(orders, in, factor, to, n < LANES ? LANES : n, general);
+        if (divides) {
+            if (orders & LOGITLOSS_GRADIENT)
+                divide(to.gradients, in.weight, general, task->divisor, n);
+            if (orders & LOGITLOSS_HESSIAN)
+                divide(to.hessians, in.weight, general, task->divisor, n);
+        }
+        if (factors) {
+            if (orders & LOGITLOSS_LOSS)
+                multiply(to.losses, factors, in.weight, n);
+            if (orders & LOGITLOSS_GRADIENT)
+                multiply(to.gradients, factors, in.weight, n);
+            if (orders & LOGITLOSS_HESSIAN)
+                multiply(to.hessians, factors, in.weight, n);
+        }
 
         if (task->adds_losses) {
             for (ptrdiff_t i = n; i < BLOCK; i++)
@@ -831,12 +857,6 @@ INLINE logitloss_sums run_blocks(const logitloss_task *task, ptrdiff_t start, pt
         }
         if (general && task->adds_weights)
             accumulate_weights(&weight_sums, &task->weight, in.weight, n);
-        if (divides) {
-            if (orders & LOGITLOSS_GRADIENT)
-                divide(to.gradients, in.weight, general, task->divisor, n);
-            if (orders & LOGITLOSS_HESSIAN)
-                divide(to.hessians, in.weight, general, task->divisor, n);
-        }
         if (orders & LOGITLOSS_LOSS)
             close_output(&losses, at, n);
         if (orders & LOGITLOSS_GRADIENT)
@@ -859,7 +879,7 @@ logitloss_sums LOGITLOSS_RUN(const logitloss_task *task, ptrdiff_t start, ptrdif
     /* Of such a task nothing but the weights is set. */
     if (!task->orders)
         return run_weights(task, start, stop);
-    const int general = task->pos_weight.data || task->weight.data || task->weight_value != 1;
+    const int general = task->pos_weight.data || task->weight.data || task->weight_value != 1 || task->scale.data;
 #define RUN(orders) \
     case orders: return general ? run_blocks(task, start, stop, orders, 1) \
                                 : run_blocks(task, start, stop, orders, 0)

@@ -49,6 +49,7 @@ def compute(
     outs: object,
     is_checked: bool = False,
     are_multiplied: bool = False,
+    scale: object = None,
 ) -> tuple[Any, ...] | None: ...
 
 @disjoint_base

@@ -74,12 +74,14 @@ cdef extern from "task.h" nogil:
         logitloss_operand labels
         logitloss_operand pos_weight
         logitloss_operand weight
+        logitloss_operand scale
 
     ctypedef struct logitloss_arrays:
         logitloss_array logits
         logitloss_array labels
         logitloss_array pos_weight
         logitloss_array weight
+        logitloss_array scale
         double pos_weight_value
         double weight_value
         logitloss_array results[3]
@@ -598,6 +600,7 @@ cdef bint _look_at(
     cdef int order
     if not _read_reduction(&it.how, reduction, is_checked):
         return False
+    it.arrays.scale.data = NULL
     for order in range(MOST_RESULTS):
         it.arrays.results[order].data = NULL
     if not (
@@ -629,6 +632,7 @@ cdef bint _run(call *it, int orders, const bint *overwritten, double *value) noe
         task.labels.is_overwritten = overwritten[1]
         task.pos_weight.is_overwritten = overwritten[2]
         task.weight.is_overwritten = overwritten[3]
+        task.scale.is_overwritten = overwritten[4]
     if task.size < _nogil_size:
         value[0] = logitloss_compute(&task, it.how.reduction, it.how.divisor, _execute, run)
     else:
@@ -759,18 +763,21 @@ def compute(
     object outs,
     bint is_checked=False,
     bint are_multiplied=False,
+    object scale=None,
 ):
     """Compute derivatives of the loss by the logits, of these orders, of NumPy arrays.
 
     Returns a tuple of results, or None for arguments that have to be converted or refused:
     then nothing has been written. In a call that has been checked arrays may be memory, as `view`
     takes it, which has to be converted if it has more than `MAX_AXES` axes, and a reduction may
-    also be "total", for a sum of float64, or the number that the sum is divided by. Derivatives
-    that are multiplied before they are rounded to half precision are returned as float32.
+    also be "total", for a sum of float64, or the number that the sum is divided by. Results that
+    are not reduced are multiplied by the memory `scale`, whose zeros mask as those of a weight do.
+    Derivatives that are multiplied before they are rounded to half precision are returned as
+    float32.
     """
     cdef call it
     cdef logitloss_array given[MOST_RESULTS]
-    cdef bint overwritten[4]
+    cdef bint overwritten[5]
     cdef bint is_number
     cdef double value
     cdef int order, number, wanted = 0
@@ -784,6 +791,9 @@ def compute(
             outs = tuple([_viewed(out) for out in outs])
     if not _look_at(&it, labels, logits, pos_weight, weight, reduction, is_checked):
         return None
+    if scale is not None:
+        scale = _viewed(scale)
+        _describe(&it.arrays.scale, scale)
     if outs is not None and not (isinstance(outs, tuple) and len(<tuple>outs) == count):
         return None
 
@@ -822,6 +832,7 @@ def compute(
     labels = _separate(labels, &it.arrays.labels, outs, given, &overwritten[1])
     pos_weight = _separate(pos_weight, &it.arrays.pos_weight, outs, given, &overwritten[2])
     weight = _separate(weight, &it.arrays.weight, outs, given, &overwritten[3])
+    scale = _separate(scale, &it.arrays.scale, outs, given, &overwritten[4])
     if not _run(&it, wanted, overwritten, &value):
         return None
     if orders[0] == 0 and it.how.reduction != LOGITLOSS_NONE:
@@ -862,8 +873,8 @@ cdef class Launches:
         tuple orders,
     ):
         cdef logitloss_arrays arrays
-        cdef remote_shape memory[4 + MOST_RESULTS]
-        cdef logitloss_task task, scales
+        cdef remote_shape memory[5 + MOST_RESULTS]
+        cdef logitloss_task task
         cdef reducing how
         cdef int order, derivatives = 0, i
         labels, logits, pos_weight, weight, scale = inputs
@@ -879,29 +890,23 @@ cdef class Launches:
                 &arrays.pos_weight, &memory[2], &arrays.pos_weight_value, pos_weight
             )
             and _describe_remote(&arrays.weight, &memory[3], &arrays.weight_value, weight)
+            and _describe_remote(&arrays.scale, &memory[4], NULL, scale)
         ):
             return
         for order in range(MOST_RESULTS):
             arrays.results[order].data = NULL
         for order, result in zip(orders, results, strict=True):
-            _describe_remote(&arrays.results[order], &memory[4 + order], NULL, result)
+            _describe_remote(&arrays.results[order], &memory[5 + order], NULL, result)
             if order == 0 and how.reduction != LOGITLOSS_NONE:
                 self.reduced = <size_t>arrays.results[0].data
                 arrays.results[0].data = NULL
         if not logitloss_plan_remote(&task, &arrays, <logitloss_type>type, derivatives):
             return
         self.is_empty = not task.size and how.reduction == LOGITLOSS_NONE
-        # It walks along the logits as the weight does.
-        arrays.weight.data = NULL
-        if not (
-            _describe_remote(&arrays.weight, &memory[3], NULL, scale)
-            and logitloss_plan_remote(&scales, &arrays, <logitloss_type>type, derivatives)
-        ):
-            return
         self.count = logitloss_plan_grid(
             self.launches,
             &task,
-            &scales.weight,
+            &task.scale,
             how.reduction,
             how.divisor,
             LOGITLOSS_FLOAT64 if how.is_total else <logitloss_type>type,

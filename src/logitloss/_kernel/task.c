@@ -157,11 +157,10 @@ static double rounded(double value, logitloss_type type)
     return value;
 }
 
-static int plan_coefficient(logitloss_operand *operand, double *value, const logitloss_array *array, course *along)
+static int plan_factor(logitloss_operand *operand, const logitloss_array *array, course *along)
 {
     operand->data = NULL;
     operand->is_overwritten = 0;
-    *value = rounded(*value, along->type);
     if (!array->data)
         return 1;
     if (!fits(array, along->logits, 1))
@@ -190,16 +189,17 @@ int logitloss_plan_remote(logitloss_task *task, const logitloss_arrays *arrays, 
     task->type = type;
     task->orders = orders;
     task->adds_losses = task->adds_weights = 0;
-    task->pos_weight_value = arrays->pos_weight_value;
-    task->weight_value = arrays->weight_value;
+    task->pos_weight_value = rounded(arrays->pos_weight_value, type);
+    task->weight_value = rounded(arrays->weight_value, type);
 
     int axes[LOGITLOSS_MAX_AXES];
     const int count = task->size ? order_axes(logits, &arrays->labels, axes) : 0;
     course along = {logits, axes, count, type, task->axes};
     walk(&task->logits, logits, &along);
     walk(&task->labels, &arrays->labels, &along);
-    if (!plan_coefficient(&task->pos_weight, &task->pos_weight_value, &arrays->pos_weight, &along)
-        || !plan_coefficient(&task->weight, &task->weight_value, &arrays->weight, &along))
+    if (!plan_factor(&task->pos_weight, &arrays->pos_weight, &along)
+        || !plan_factor(&task->weight, &arrays->weight, &along)
+        || !plan_factor(&task->scale, &arrays->scale, &along))
         return 0;
     for (int order = 0; order < 3; order++) {
         task->results[order].data = NULL;

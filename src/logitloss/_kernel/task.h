@@ -83,9 +83,10 @@ typedef struct {
     double pos_weight_value, weight_value;
     logitloss_operand logits, labels;
     logitloss_operand pos_weight, weight; /* without data: the values above */
+    logitloss_operand scale;              /* of the results; without data: 1 */
     logitloss_operand results[3];         /* by order; without data: not written */
     /* The axes of all, next to each other: mostly it is one each. */
-    logitloss_axis axes[7 * LOGITLOSS_MAX_AXES];
+    logitloss_axis axes[8 * LOGITLOSS_MAX_AXES];
 } logitloss_task;
 
 /* An unevaluated sum. */
@@ -98,9 +99,10 @@ typedef struct {
 } logitloss_sums;
 
 /* The arrays of a call; coefficients without data have the values, results without data
- * are not written. */
+ * are not written.  Results are multiplied by `scale`, if it has data: a zero of it or of the weight
+ * masks the other. */
 typedef struct {
-    logitloss_array logits, labels, pos_weight, weight;
+    logitloss_array logits, labels, pos_weight, weight, scale;
     double pos_weight_value, weight_value;
     logitloss_array results[3];
 } logitloss_arrays;

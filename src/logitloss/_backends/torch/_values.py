@@ -59,11 +59,13 @@ def by_kernel(
     orders: tuple[int, ...],
     reduction: str,
     outs: tuple[Tensor, ...] | None = None,
+    scale: Tensor | None = None,
     are_multiplied: bool = False,
 ) -> Results:
     """All of a call in one pass; `outs` are tensors to write the results to.
 
-    Derivatives that are multiplied before they are rounded to half precision come in float32.
+    The results are multiplied by `scale`, which masks with its zeros as a weight does. Derivatives
+    that are yet to be multiplied before they are rounded to half precision come in float32.
     """
     results: Any = kernel.compute(
         orders,
@@ -73,11 +75,12 @@ def by_kernel(
         _coefficient("weight", weight),
         for_kernel(reduction, logits, weight, xp),
         None if outs is None else tuple([memory_of("out", out) for out in outs]),
-        is_checked=True,
-        are_multiplied=are_multiplied,
+        True,
+        are_multiplied,
+        None if scale is None else memory_of("grad_output", scale),
     )
     if results is None:
-        operands = labels, logits, pos_weight, weight
+        operands = labels, logits, pos_weight, weight, scale
         return _by_kernel_in_line(operands, orders, reduction, outs, are_multiplied)
     if outs is not None:
         return outs
@@ -104,10 +107,10 @@ def _by_kernel_in_line(
         has_axes = isinstance(value, Tensor) and value.dim()
         return value.expand(shape).reshape(-1) if has_axes else value
 
-    labels, logits, pos_weight, weight = map(in_line, operands)
+    labels, logits, pos_weight, weight, scale = map(in_line, operands)
     memory = None if outs is None else tuple(map(in_line, outs))
     results = by_kernel(
-        labels, logits, pos_weight, weight, orders, reduction, memory, are_multiplied
+        labels, logits, pos_weight, weight, orders, reduction, memory, scale, are_multiplied
     )
     return outs or tuple([result.reshape(shape) if result.dim() else result for result in results])
 

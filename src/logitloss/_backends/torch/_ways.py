@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Any
 
 import torch
-from array_api_compat import torch as xp
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
@@ -33,7 +33,6 @@ from logitloss._backends.torch._values import (
     is_readable,
 )
 from logitloss._call import LOSS, VALUE_AND_GRAD
-from logitloss._reductions import masked
 
 # Looked up once, since the smallest calls notice. So do compiled ones, which check each time that
 # what they look up has stayed the same.
@@ -167,46 +166,24 @@ class _Step(Function):
         operands = _saved(ctx)
         if torch.is_grad_enabled() or way_of((scale,), ()) is not by_kernel:
             return _recorded_gradient(operands, ctx.reduction, scale), None
-        is_reduced, is_half = ctx.reduction != "none", operands[1].dtype in HALF
-        factor = scale.item() if is_reduced else _common_factor(scale)
+        factor = scale.item() if ctx.reduction != "none" else _common_factor(scale)
         if factor == 1 and gradient:
             # `loss.backward()` passes 1. Multiplying would be another pass over memory.
             return gradient[0], None
-        if not is_reduced and (factor is None or is_half):
-            return _gradient(*operands, scale, *gradient), None
-        if is_half or not gradient:
-            # Rounded once, after the multiplication.
-            gradient = by_kernel(*operands, VALUE_AND_GRAD, ctx.reduction, are_multiplied=True)[1:]
+        if not gradient or factor is None or not isfinite(factor) or operands[1].dtype in HALF:
+            # Rounded once, after the multiplication. A weight of zero masks infinity.
+            outs = tuple(gradient) or None
+            return by_kernel(*operands, (1,), ctx.reduction, outs, scale)[0], None
         # A zero masks NaN, as that of a weight does.
         return gradient[0].mul_(factor) if factor else gradient[0].zero_(), None
 
 
-def _gradient(
-    labels: Tensor, logits: Tensor, pos_weight: Any, weight: Any, scale: Tensor, *memory: Tensor
-) -> Tensor:
-    """The gradient times `scale`, which may differ from element to element."""
-    if weight is not None:
-        if logits.dtype in HALF:
-            # What rounds the weight would round its product with `scale` as well.
-            results = by_kernel(
-                labels, logits, pos_weight, weight, (1,), "none", are_multiplied=True
-            )
-            product: Tensor = masked(results[0], scale, xp)
-            return product
-        if isinstance(weight, Tensor):
-            # What it is not, beside these results, it must not be in a product either: 0 masks.
-            weight = weight.to(scale.dtype)
-        scale = scale * weight
-    outs = tuple(out for out in memory if out.dtype is logits.dtype)
-    return by_kernel(labels, logits, pos_weight, scale, (1,), "none", outs or None)[0]
-
-
 def _common_factor(scale: Tensor) -> float | None:
-    """The number by which all elements are multiplied, if there is one, and it masks no NaN."""
+    """The number by which all elements are multiplied, if there is one."""
     if any(scale.stride()) or not scale.numel():
         return None
     # The derivative of a sum is an expanded tensor.
-    return scale.as_strided((), ()).item() or None
+    return scale.as_strided((), ()).item()
 
 
 def _recorded_gradient(operands: Sequence[Any], reduction: str, scale: Tensor) -> Tensor:
