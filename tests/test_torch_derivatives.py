@@ -304,6 +304,42 @@ def test_what_the_caller_leaves_out_is_masked() -> None:
     np.testing.assert_array_equal(logits.grad[1:], 0)
 
 
+@pytest.mark.parametrize("way", ["eager", "recorded", "compiled"])
+@pytest.mark.parametrize("execution", EXECUTIONS, indirect=True)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("weight", [None, 2.0, [0.0, 1.0, -3.0, inf, -inf, nan]], ids=str)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_a_gradient_is_multiplied_as_a_whole(
+    reduction: str, weight, dtype: str, execution: None, way: str
+) -> None:
+    """Infinity multiplies no term of a soft label apart, and zeros mask NaN and infinity."""
+    # Of weights some of which are not finite there is no mean.
+    weight = weight[:3] if isinstance(weight, list) and reduction == "weighted_mean" else weight
+    weight = (
+        torch.tensor(weight, dtype=getattr(torch, dtype)) if isinstance(weight, list) else weight
+    )
+    columns = len(weight) if isinstance(weight, torch.Tensor) else 2
+    points = itertools.product([0.0, 0.3, 0.7, 1.0], [-2.0, 0.5, nan])
+    labels, logits = (
+        operand[:, None].repeat(1, columns) for operand in tensors(zip(*points, strict=True), dtype)
+    )
+    function = compiled(reduced(reduction)) if way == "compiled" else reduced(reduction)
+    for number in (0.0, 3.0, *((inf, -inf, nan) if way != "compiled" else ())):
+        leaf = logits.clone().requires_grad_()
+        value = function(labels, leaf, 2.0, weight)
+        scale = torch.full_like(value, number)
+        if value.dim():
+            # Not the same for all.
+            scale[::2] *= -1
+        (got,) = torch.autograd.grad(value, leaf, scale, create_graph=way == "recorded")
+        _, gradient = logitloss.value_and_grad(
+            labels.double(), logits.double(), 2.0, weight=weight, reduction=reduction
+        )
+        is_masked = (scale == 0) | (torch.as_tensor(1.0 if weight is None else weight) == 0)
+        expected = torch.where(is_masked, 0.0, gradient * scale.double()).to(labels.dtype)
+        torch.testing.assert_close(got.detach(), expected, equal_nan=True)
+
+
 @pytest.mark.parametrize("position", range(4))
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_any_operand_may_require_grad(position: int, reduction: str) -> None:

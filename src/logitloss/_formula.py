@@ -98,6 +98,14 @@ _CLOSED_FORMS = (_loss, _gradient, _hessian)
 Derivative: TypeAlias = Callable[[int, Array, Array, Array, Array], Array]
 
 
+def unless_masked(values: Array, factor: Array, xp: Namespace) -> Array:
+    """`values` that are about to be multiplied by `factor`, whose zeros mask what is not finite.
+
+    Finite values stay, since they are the derivative of the product by the factor.
+    """
+    return xp.where((factor == 0) & ~xp.isfinite(values), 0.0, values)
+
+
 def slopes(
     derivative: Derivative,
     order: int,
@@ -145,6 +153,6 @@ def slopes(
     def by_weight(scale: Array | None) -> Array:
         values = derivative(order, labels, logits, pos_weight, scale)
         # What is masked stays masked.
-        return xp.where((weight == 0) & ~xp.isfinite(values), 0.0, values)
+        return unless_masked(values, weight, xp)
 
     return by_labels, by_logits, by_pos_weight, by_weight

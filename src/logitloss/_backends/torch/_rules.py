@@ -58,6 +58,7 @@ def _slopes(
 ) -> list[Tensor | None]:
     """The derivatives of D(order) by each operand, times the factors given for them."""
     labels, logits, pos_weight, weight = operands
+    unless_masked = _formula.unless_masked
 
     def derivative(order: int, *operands: Any) -> Tensor:
         result: Tensor = derivatives(*operands, (order,), "none")[0]
@@ -67,7 +68,10 @@ def _slopes(
         return logits.new_full((), value).expand_as(logits)
 
     def scaled(factor: Tensor | None) -> Tensor | None:
-        return factor if factor is None or weight is None else factor * weight
+        if factor is None or weight is None:
+            return factor
+        product: Tensor = unless_masked(factor, weight, xp) * unless_masked(weight, factor, xp)
+        return product
 
     # The factor of a total has the dtype of the sum.
     factors = [factor if factor is None else factor.to(logits.dtype) for factor in factors]
