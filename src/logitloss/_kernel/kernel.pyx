@@ -793,7 +793,8 @@ def compute(
         return None
     if scale is not None:
         scale = _viewed(scale)
-        _describe(&it.arrays.scale, scale)
+        if not _describe(&it.arrays.scale, scale):
+            return None
     if outs is not None and not (isinstance(outs, tuple) and len(<tuple>outs) == count):
         return None
 
