@@ -44,13 +44,13 @@ logitloss_element logitloss_careful(double label, double logit, double pos_weigh
         against = sigmoid_scaled(e, 0).value;
         towards = 1 - against;
     }
-    /* An infinite weight multiplies each result as a whole: its terms may have opposite signs. */
+    const double negative = 1 - label;
+    /* An infinite weight multiplies each result as a whole, since its terms may have opposite signs. */
     double whole = 1;
-    if (!isfinite(weight) && !isnan(weight)) {
+    if (isinf(weight) && negative != 0 && label != 0 && pos_weight != 0) {
         whole = weight;
         weight = 1;
     }
-    const double negative = 1 - label;
     const double positive_part = logit > 0 ? 0 : m, negative_part = logit > 0 ? m : 0;
 
     logitloss_element result;
