@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { AXES = 4, MOST = 1200, MOST_SELDOM = 9000, LABELS = 0, LOGITS, POS_WEIGHT, WEIGHT, RESULTS, ARRAYS = 7 };
+enum { AXES = 4, MOST = 1200, MOST_SELDOM = 9000, LABELS = 0, LOGITS, POS_WEIGHT, WEIGHT, SCALE, RESULTS, ARRAYS = 8 };
 
 #define CHECK(condition, ...)                    \
     do {                                         \
@@ -337,20 +337,21 @@ static logitloss_type real_type(const call *it)
     return it->type == LOGITLOSS_FLOAT64 ? LOGITLOSS_FLOAT64 : LOGITLOSS_FLOAT32;
 }
 
-/* All results, from contiguous arrays of the type that is computed in. */
+/* All results before they are multiplied, from contiguous arrays of the type that is computed in. */
 static void run_plain(call *it, logitloss_run *run)
 {
     const logitloss_type type = real_type(it);
     const ptrdiff_t stride = logitloss_itemsizes[type];
     logitloss_arrays arrays;
     logitloss_array *all[ARRAYS] = {&arrays.labels, &arrays.logits, &arrays.pos_weight, &arrays.weight,
-                                    &arrays.results[0], &arrays.results[1], &arrays.results[2]};
+                                    &arrays.scale, &arrays.results[0], &arrays.results[1], &arrays.results[2]};
     for (int which = 0; which < ARRAYS; which++) {
         *all[which] = (logitloss_array){malloc((size_t)(it->size * stride)), type, 0, 1, &it->size, &stride};
         CHECK(all[which]->data, "out of memory");
         for (ptrdiff_t i = 0; which < RESULTS && i < it->size; i++)
             put(all[which]->data + i * stride, type, 0, it->values[which][i]);
     }
+    char *scale = arrays.scale.data;
     arrays.scale.data = NULL;
     logitloss_task task;
     CHECK(logitloss_plan(&task, &arrays, type, 7), "contiguous arrays of %td", it->size);
@@ -358,6 +359,7 @@ static void run_plain(call *it, logitloss_run *run)
     for (int order = 0; order < 3; order++)
         for (ptrdiff_t i = 0; i < it->size; i++)
             it->plain[order][i] = (double)get(arrays.results[order].data + i * stride, type, 0);
+    arrays.scale.data = scale;
     for (int which = 0; which < ARRAYS; which++)
         free(all[which]->data);
 }
@@ -376,8 +378,10 @@ static double run_laid_out(call *it, logitloss_reduction reduction, executor by)
     for (int order = 0; order < 3; order++)
         if (!is_written(it, order, reduction))
             arrays.results[order].data = NULL;
+    if (reduction != LOGITLOSS_NONE)
+        arrays.scale.data = NULL;
     CHECK(logitloss_plan(&task, &arrays, it->type, it->orders), "shapes fit");
-    logitloss_operand *inputs[RESULTS] = {&task.labels, &task.logits, &task.pos_weight, &task.weight};
+    logitloss_operand *inputs[RESULTS] = {&task.labels, &task.logits, &task.pos_weight, &task.weight, &task.scale};
     for (int order = 0; order < 3; order++)
         if (it->same[order] < RESULTS && arrays.results[order].data)
             inputs[it->same[order]]->is_overwritten = 1;
@@ -401,14 +405,22 @@ static double run_laid_out(call *it, logitloss_reduction reduction, executor by)
 
 /* The same as of contiguous arrays, rounded once.  Of negative coefficients a zero may have either
  * sign, for infinite logits elsewhere in a block change it. */
-static void check_elements(const call *it, int order, const char *target)
+static void check_elements(const call *it, int order, int is_multiplied, const char *target)
 {
-    for (ptrdiff_t i = 0; i < it->size; i++)
-        CHECK(is_same_number(it->got[order][i], nearest(it->plain[order][i], it->type))
-                  || (it->got[order][i] == 0 && it->plain[order][i] == 0),
-              "%s, order %d of %d, element %td of %td: %a, contiguous %a; label %a, logit %a, pos_weight %a, weight %a",
-              target, order, it->orders, i, it->size, it->got[order][i], it->plain[order][i], it->values[LABELS][i],
-              it->values[LOGITS][i], it->values[POS_WEIGHT][i], it->values[WEIGHT][i]);
+    for (ptrdiff_t i = 0; i < it->size; i++) {
+        double expected = it->plain[order][i];
+        if (is_multiplied) {
+            const double scale = it->values[SCALE][i], product = expected * scale;
+            expected = real_type(it) == LOGITLOSS_FLOAT64 ? product : (float)product;
+            if (scale == 0 || it->values[WEIGHT][i] == 0)
+                expected = 0;
+        }
+        CHECK(is_same_number(it->got[order][i], nearest(expected, it->type)) || (it->got[order][i] == 0 && expected == 0),
+              "%s, order %d of %d, element %td of %td: %a, contiguous %a; label %a, logit %a, pos_weight %a, weight %a, "
+              "scale %a",
+              target, order, it->orders, i, it->size, it->got[order][i], expected, it->values[LABELS][i],
+              it->values[LOGITS][i], it->values[POS_WEIGHT][i], it->values[WEIGHT][i], it->values[SCALE][i]);
+    }
 }
 
 /* The reduced loss and its derivatives, from the elements of the plain call. */
@@ -512,12 +524,12 @@ static void run_targets(call *it)
             check_reduced(it, value);
         for (int order = 0; order < 3; order++)
             if (is_written(it, order, it->reduction) && (order == 0 || it->reduction == LOGITLOSS_NONE))
-                check_elements(it, order, targets[t].name);
+                check_elements(it, order, it->reduction == LOGITLOSS_NONE, targets[t].name);
         if (it->reduction != LOGITLOSS_NONE) {
             memcpy(it->got, it->whole, sizeof it->got);
             for (int order = 1; order < 3; order++)
                 if (is_written(it, order, LOGITLOSS_NONE))
-                    check_elements(it, order, targets[t].name);
+                    check_elements(it, order, 1, targets[t].name);
         }
 #endif
     }
@@ -527,9 +539,9 @@ static void run_targets(call *it)
 static void check_misfit(bytes *input, const call *it)
 {
     logitloss_arrays arrays = it->arrays;
-    logitloss_array *candidates[] = {&arrays.labels, &arrays.pos_weight, &arrays.weight, &arrays.results[0],
-                                     &arrays.results[1], &arrays.results[2]};
-    const uint32_t which = take(input, 1) % 6, is_coefficient = which == 1 || which == 2;
+    logitloss_array *candidates[] = {&arrays.labels, &arrays.pos_weight, &arrays.weight, &arrays.scale,
+                                     &arrays.results[0], &arrays.results[1], &arrays.results[2]};
+    const uint32_t which = take(input, 1) % 7, is_coefficient = which >= 1 && which <= 3;
     logitloss_array *changed = candidates[which];
     if (!changed->data || !changed->ndim)
         return;
@@ -571,10 +583,10 @@ static void fuzz_call(bytes *input)
 
     memset(&it.arrays, 0, sizeof it.arrays);
     logitloss_array *all[ARRAYS] = {&it.arrays.labels, &it.arrays.logits, &it.arrays.pos_weight, &it.arrays.weight,
-                                    &it.arrays.results[0], &it.arrays.results[1], &it.arrays.results[2]};
-    double *numbers[] = {&it.arrays.pos_weight_value, &it.arrays.weight_value};
+                                    &it.arrays.scale, &it.arrays.results[0], &it.arrays.results[1], &it.arrays.results[2]};
+    double one, *numbers[] = {&it.arrays.pos_weight_value, &it.arrays.weight_value, &one};
     for (int which = 0; which < ARRAYS; which++) {
-        const int is_input = which < RESULTS, is_coefficient = which == POS_WEIGHT || which == WEIGHT;
+        const int is_input = which < RESULTS, is_coefficient = is_input && which >= POS_WEIGHT;
         const logitloss_type type = !is_input || !one_in(4, input) ? it.type : take(input, 1) % LOGITLOSS_TYPES;
         ptrdiff_t own[AXES];
         int missing = 0;
@@ -584,7 +596,7 @@ static void fuzz_call(bytes *input)
         if (is_coefficient) {
             const uint32_t form = take(input, 1) % 8;
             double *value = numbers[which - POS_WEIGHT];
-            *value = form ? number(input) : 1;
+            *value = form && which != SCALE ? number(input) : 1;
             if (form < 3)
                 continue;
             missing = form < 5 ? 0 : (int)(take(input, 1) % (uint32_t)(ndim + 1));
