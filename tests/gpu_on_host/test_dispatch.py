@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import math
 import sys
 import types
@@ -471,6 +472,35 @@ def test_the_operator_of_torch(torch_on_host: Any) -> None:
         np.testing.assert_allclose(loss, expected, rtol=1e-6)
         np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=1e-7)
     assert len(launcher.versions) == 2
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "weighted_mean"])
+def test_modes_of_torch_see_one_operator(torch_on_host: Any, reduction: str) -> None:
+    """Counters of operations, and checkpoints that choose among them, keep the kernel."""
+    torch, _ = torch_on_host
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = []
+
+    class Recording(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), options: Any = None
+        ) -> Any:
+            seen.append(str(function))
+            return function(*args, **(options or {}))
+
+    labels, weight = torch.rand(50), torch.rand(50)
+    logits = torch.randn(50, requires_grad=True)
+    steps = []
+    for mode in (contextlib.nullcontext(), Recording()):
+        with mode:
+            value = weighted(labels, logits, 2.0, weight=weight, reduction=reduction)
+            steps.append((value.detach(), *torch.autograd.grad(value.sum(), logits)))
+    assert seen.count("logitloss.derivatives.default") == 2
+    # None of the formula's.
+    assert not {"aten.exp.default", "aten.log1p.default"} & set(seen)
+    for got, expected in zip(*steps, strict=True):
+        torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
