@@ -88,7 +88,8 @@ def test_compiles(capability: int, dtype: str, recorder: Recorder, record_proper
     record_property("spilled", sum(spilled for _, spilled in needed))
     # So that a multiprocessor holds three blocks of threads.
     assert max(registers for registers, _ in needed) <= 80
-    assert not any(spilled for _, spilled in needed)
+    # Two registers, stored and loaded, may wait in memory while a function computes what is unusual.
+    assert max(spilled for _, spilled in needed) <= 16
 
 
 def test_compiles_every_other_layout(recorder: Recorder) -> None:
