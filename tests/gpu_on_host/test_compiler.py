@@ -88,7 +88,7 @@ def test_compiles(capability: int, dtype: str, recorder: Recorder, record_proper
     record_property("spilled", sum(spilled for _, spilled in needed))
     # So that a multiprocessor holds three blocks of threads.
     assert max(registers for registers, _ in needed) <= 80
-    # Two registers, stored and loaded, may wait in memory while a function computes what is unusual.
+    # Two registers, stored and loaded, may wait in memory while a function computes the unusual.
     assert max(spilled for _, spilled in needed) <= 16
 
 

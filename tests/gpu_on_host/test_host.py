@@ -156,13 +156,16 @@ INTEGERS = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int6
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("labels_dtype", [*INTEGERS, *DTYPES])
 def test_mixtures(dtype: str, labels_dtype: str) -> None:
-    labels, logits, pos_weight, weight = drawn(dtype, 1003)
-    labels, weight = ((values > 0.4).astype(labels_dtype) for values in (labels, weight))
+    labels, logits, pos_weight, weight = drawn("float64", 1003)
+    labels, logits = (labels > 0.4).astype(labels_dtype), logits.astype(dtype)
+    # Numbers that are rounded to the dtype of the results.
+    most = min(np.iinfo(labels_dtype).max, 20_000) if labels.dtype.kind in "iu" else 1
+    weight = (most * weight > 0.4 if labels_dtype == "bool" else most * weight).astype(labels_dtype)
     if np.dtype(labels_dtype).itemsize > logits.itemsize and labels_dtype in DTYPES:
         labels, logits = logits, labels
     if {labels_dtype, dtype} == {"float16", "bfloat16"}:
         pytest.skip("no common dtype")
-    check((0,), labels, logits, pos_weight.astype("float64"), weight)
+    check((0,), labels, logits, pos_weight, weight)
 
 
 def test_logits_of_integers() -> None:
