@@ -30,11 +30,7 @@ def compute(call: Call) -> tuple[Any, ...]:
 
 def _launch(call: Call, reduction: Any) -> tuple[Any, ...] | None:
     dtype = call.dtype.name
-    if (
-        cupy.cuda.runtime.is_hip
-        or dtype not in kernel.TYPES
-        or not isinstance(reduction, (str, float))
-    ):
+    if cupy.cuda.runtime.is_hip or dtype not in kernel.TYPES:
         return None
     inputs = call.labels, call.logits, call.pos_weight, call.weight
     arrays = [value for value in inputs if isinstance(value, cupy.ndarray)]
