@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import logitloss
+from logitloss import _reductions
 
 # The suite draws the same examples every time; `--hypothesis-profile search` draws many new ones.
 _COMMON = {
@@ -89,3 +90,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def backend(request: pytest.FixtureRequest) -> backends.Backend:
     return backends.get(request.param)
+
+
+@pytest.fixture
+def pair_mean(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A reduction that nothing but `divisor` knows: the sum divided by half the number of terms."""
+    rule = _reductions.divisor
+
+    def longer_rule(reduction: str, *how: Any) -> Any:
+        return rule("mean", *how) / 2 if reduction == "pair_mean" else rule(reduction, *how)
+
+    monkeypatch.setattr(_reductions, "divisor", longer_rule)
+    return "pair_mean"

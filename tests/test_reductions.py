@@ -15,6 +15,8 @@ from mpmath import mp, mpf
 
 import logitloss
 from logitloss import weighted_cross_entropy_with_logits as weighted
+from logitloss._call import LOSS, VALUE_AND_GRAD, check
+from logitloss._libraries import library_of, load_backend
 
 REDUCTIONS = ("none", "sum", "mean", "weighted_mean")
 
@@ -136,6 +138,17 @@ def test_empty(backend: Backend, shape: tuple[int, ...], weight) -> None:
             )
             backend.equals(value, expected, "float32")
             backend.equals(gradient, np.ones(shape), "float32")
+
+
+@pytest.mark.parametrize("orders", [LOSS, VALUE_AND_GRAD], ids=["loss", "both"])
+def test_another_divisor(backend: Backend, orders: tuple[int, ...], pair_mean: str) -> None:
+    call = check(orders, *arrays(backend, "float32", LABELS, LOGITS, POS_WEIGHT, WEIGHTS["full"]))
+    compute = load_backend(library_of(call.xp)).compute
+    means, others = (compute(call._replace(reduction=name)) for name in ("mean", pair_mean))
+    for mean, other in zip(means, others, strict=True):
+        # JAX divides outside of the kernel.
+        expected = 2 * backend.to_numpy(mean)
+        np.testing.assert_array_max_ulp(backend.to_numpy(other), expected, 2)
 
 
 def test_weighted_mean_divides_by_the_weights_and_mean_does_not(backend: Backend) -> None:

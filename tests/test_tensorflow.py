@@ -24,7 +24,8 @@ from logitloss import weighted_cross_entropy_with_logits as weighted
 
 tf = pytest.importorskip("tensorflow")
 
-from logitloss._backends.tensorflow import _values  # noqa: E402
+from logitloss._backends.tensorflow import _values, compute  # noqa: E402
+from logitloss._call import VALUE_AND_GRAD, check  # noqa: E402
 
 BACKEND = backends.get("tensorflow")
 
@@ -188,7 +189,7 @@ def test_nothing_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(_values, "kernel", Kernel)
     loss = weighted(labels, logits, 2.0)
-    ((_, z, x, _, _, _, (out,)),) = seen
+    ((_, z, x, _, _, _, (out,), _),) = seen
     for array, tensor in ((z, labels), (x, logits), (out, loss)):
         assert np.shares_memory(array, np.asarray(tensor))
 
@@ -355,6 +356,35 @@ def test_unknown_shapes(reduction: str, unknown: str) -> None:
         )
         for given, gradient in zip(arrays, got if function is all_slopes else [], strict=False):
             assert gradient.shape == given.shape
+
+
+@pytest.mark.parametrize("unknown", UNKNOWN)
+def test_a_repeated_weight_is_multiplied(unknown: str) -> None:
+    """A sum of so many would be rounded many times."""
+
+    @tf.function(input_signature=[tf.TensorSpec(UNKNOWN[unknown]((1000,)), tf.float64)])
+    def gradient(logits: Any) -> Any:
+        options = {"weight": 0.1, "reduction": "weighted_mean"}
+        return logitloss.value_and_grad(tf.zeros_like(logits), logits, **options)[1]
+
+    got = gradient(tf.zeros(1000, tf.float64)).numpy()
+    np.testing.assert_array_max_ulp(got, np.full(1000, 0.5 / 1000), 2)
+
+
+@pytest.mark.parametrize("unknown", UNKNOWN)
+def test_another_divisor(unknown: str, pair_mean: str) -> None:
+    labels, logits = tensors(*np.random.default_rng(1).random((2, 4, 3), np.float32))
+
+    def results(reduction: str, z: Any, x: Any) -> Any:
+        call = check(VALUE_AND_GRAD, z, x, 3.0, None)
+        return compute(call._replace(reduction=reduction))
+
+    mean, other = (
+        with_shapes(functools.partial(results, name), *[UNKNOWN[unknown]((4, 3))] * 2)
+        for name in ("mean", pair_mean)
+    )
+    for one, two in zip(mean(labels, logits), other(labels, logits), strict=True):
+        np.testing.assert_array_equal(2 * one, two)
 
 
 def test_static_shapes_survive() -> None:

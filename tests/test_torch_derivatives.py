@@ -423,3 +423,15 @@ def test_a_tensor_that_outlived_its_transformation_is_a_constant(reduction: str)
     torch.testing.assert_close(
         value, weighted(torch.ones(2), torch.zeros(2), 2.0, reduction=reduction)
     )
+
+
+def test_a_repeated_weight_is_multiplied() -> None:
+    """A sum of so many would be rounded many times."""
+
+    def mean(logits: torch.Tensor) -> torch.Tensor:
+        labels = torch.zeros_like(logits)
+        return weighted(labels, logits, 1.0, weight=0.1, reduction="weighted_mean")
+
+    # Eagerly, the kernel would serve.
+    gradient = torch.func.grad(mean)(torch.zeros(30_000, dtype=torch.float64))
+    np.testing.assert_array_max_ulp(gradient.numpy(), np.full(30_000, 0.5 / 30_000), 2)

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from array_api_compat import size as size_of
-
 from logitloss._formula import Array, Namespace
 from logitloss._kernel import kernel
 from logitloss._libraries import placement
@@ -46,6 +44,8 @@ def divide_each(
     xp: Namespace,
 ) -> tuple[Array, ...]:
     """The same from derivatives of which that of order 0 has been summed already."""
+    if isinstance(divisor, float) and divisor == 1:
+        return tuple(results)
     return tuple(
         (reduce_gradient if order else divided)(result, divisor, weight, xp)
         for order, result in zip(orders, results, strict=True)
@@ -66,7 +66,7 @@ def reduce_gradient(
 ) -> Array:
     """The derivative of the reduced loss, from the weighted derivatives of its terms."""
     if isinstance(divisor, float):
-        return gradient if divisor == 1 else gradient / (divisor or math.nan)
+        return gradient / (divisor or math.nan)
     divisor = _nonzero(divisor, weight, xp)
     # A sum of weights may be beyond the range of the gradient's dtype, a quotient is not.
     is_large = xp.abs(divisor) > 2.0**100
@@ -78,28 +78,6 @@ def reduce_gradient(
 def zeros_kept(quotient: Array, weight: Array | None, xp: Namespace) -> Array:
     """A divided gradient: zero stays zero where other weights are NaN or cancel."""
     return quotient if weight is None else xp.where(weight == 0, 0.0, quotient)
-
-
-def divisor(reduction: str, logits: Array, weight: Array | None, xp: Namespace) -> Array | float:
-    """The divisor of the sum of the weighted losses: a number if it is known beforehand."""
-    if reduction in ("none", "sum", TOTAL):
-        return 1.0
-    size = size_of(logits)
-    if reduction == "weighted_mean" and weight is not None:
-        given = size_of(weight)
-        if size is None or given is None:
-            # A library that does not know a size yet cannot tell how often a weight is repeated.
-            return total(weight * xp.ones_like(logits), xp)
-        return total(weight, xp) * (size / given if given else 1.0)
-    return total(xp.ones_like(logits), xp) if size is None else float(size)
-
-
-def for_kernel(
-    reduction: str, logits: Array, weight: Array | None, xp: Namespace
-) -> str | Array | float:
-    """A reduction as the kernel takes it: by name, or the divisor of one that it does not know."""
-    known = reduction in kernel.REDUCTIONS
-    return reduction if known else divisor(reduction, logits, weight, xp)
 
 
 def total(values: Array, xp: Namespace) -> Array:
@@ -118,6 +96,40 @@ def accumulator(values: Array, xp: Namespace) -> Any:
     # Compared instead of promoted, because JAX may be set to refuse promotions.
     is_longer = values.dtype == getattr(xp, "longdouble", xp.float64)
     return xp.float64 if "float64" in available and not is_longer else values.dtype
+
+
+def count(values: Array, xp: Namespace) -> Array | float:
+    """The number of elements: a number if it is known beforehand."""
+    if all(isinstance(length, int) for length in values.shape):
+        return float(math.prod(values.shape))
+    return total(xp.ones_like(values), xp)
+
+
+def divisor(
+    reduction: str, logits: Array, weight: Any, xp: Any, count: Any = count, total: Any = total
+) -> Any:
+    """The divisor of the sum of the weighted losses: a number if it is known beforehand.
+
+    A library may count and add up in its own way.
+    """
+    if reduction == "mean":
+        return count(logits, xp)
+    if reduction == "weighted_mean":
+        given = count(weight, xp)
+        if isinstance(given, float):
+            return total(weight, xp) * (count(logits, xp) / (given or 1.0))
+        # A graph does not know yet how often a weight is repeated.
+        return total(weight * xp.ones_like(logits), xp)
+    assert reduction in ("none", "sum", TOTAL)
+    return 1.0
+
+
+def for_kernel(
+    reduction: str, logits: Array, weight: Array | None, xp: Namespace
+) -> str | Array | float:
+    """A reduction as the kernel takes it: by name, or the divisor of one that it does not know."""
+    known = reduction in kernel.REDUCTIONS
+    return reduction if known else divisor(reduction, logits, weight, xp)
 
 
 def _nonzero(divisor: Array, weight: Array | None, xp: Namespace) -> Array:

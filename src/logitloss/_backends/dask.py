@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import dask.array as da
 import numpy as np
 from array_api_compat import array_namespace
-from array_api_compat import size as size_of
 from dask.array.utils import meta_from_array
 
 from logitloss import _reductions
@@ -76,11 +75,10 @@ def compute(call: Call) -> tuple[Array, ...]:
 
 def _known_divisor(call: Call) -> float | None:
     """The divisor of the sum, if it does not depend on the data."""
-    if call.reduction == "weighted_mean" or (
-        call.reduction == "mean" and size_of(call.logits) is None
-    ):
+    if call.reduction == "weighted_mean":
         return None
-    return float(_reductions.divisor(call.reduction, call.logits, None, call.xp))
+    divisor = _reductions.divisor(call.reduction, call.logits, None, call.xp)
+    return divisor if isinstance(divisor, float) else None
 
 
 # The graph.

@@ -207,13 +207,7 @@ def _reduced(
     logits: Array,
     weight: Array | None,
 ) -> Arrays:
-    if isinstance(logits.size, int) or reduction == "sum":
-        divisor = _reductions.divisor(reduction, logits, weight, jnp)
-    elif reduction == "mean" or weight is None:
-        # An exported program may leave the size open.
-        divisor = jnp.asarray(logits.size, _reductions.accumulator(logits, jnp))
-    else:
-        divisor = _reductions.total(weight * jnp.ones_like(logits), jnp)
+    divisor = _reductions.divisor(reduction, logits, weight, jnp)
     results = _reductions.reduce_each(results, orders, divisor, weight, jnp)
     return _rounded(results, dtypes)
 

@@ -163,15 +163,11 @@ def _reduced(call: Call) -> Results:
         call.orders,
         TOTAL if is_summed else "none",
     )
-    if call.reduction in ("none", "sum"):
-        return results
     weight = None if call.weight is None else xp.asarray(call.weight, call.logits.dtype)
-    divisor = _divisor(call.reduction, call.logits, weight)
+    divisor = _reductions.divisor(call.reduction, call.logits, weight, xp, _count)
     return _reductions.divide_each(results, call.orders, divisor, weight, xp)
 
 
-def _divisor(reduction: str, logits: Tensor, weight: Tensor | None) -> Tensor | float:
-    if reduction == "weighted_mean":
-        return _reductions.total(tf.broadcast_to(weight, tf.shape(logits)), xp)
-    size = logits.shape.num_elements()
-    return tf.cast(tf.size(logits), tf.float64) if size is None else float(size)
+def _count(tensor: Tensor, _: Any) -> Tensor | float:
+    size = tensor.shape.num_elements()
+    return tf.cast(tf.size(tensor), tf.float64) if size is None else float(size)

@@ -20,7 +20,7 @@ import tensorflow as tf
 from logitloss._backends.tensorflow import namespace as xp
 from logitloss._backends.tensorflow.namespace import DType, Tensor
 from logitloss._kernel import kernel
-from logitloss._reductions import TOTAL, total
+from logitloss._reductions import TOTAL, for_kernel, total
 
 Results: TypeAlias = tuple[Tensor, ...]
 
@@ -61,7 +61,8 @@ def by_kernel(
     outs = tuple(
         [_aligned(() if order == 0 and reduction != "none" else x.shape, kind) for order in orders]
     )
-    kernel.compute(orders, z, x, q, w, reduction, outs)
+    how = for_kernel(reduction, logits, weight, xp)
+    kernel.compute(orders, z, x, q, w, how, outs, True)
     return tuple([_as_tensor(out) for out in outs])
 
 

@@ -24,15 +24,10 @@ def reduced_by(
     results = derivatives(
         labels, logits, pos_weight, weight, orders, TOTAL if is_summed else "none"
     )
-    if reduction in ("none", "sum"):
-        return tuple(results)
-    if reduction == "mean":
-        return tuple([result / _size(logits) for result in results])
-    divisor: Any
-    if reduction == "weighted_mean":
-        divisor = total(weight.expand(logits.shape))
-    else:
-        divisor = _reductions.divisor(reduction, logits, weight, xp)
+    divisor = _reductions.divisor(reduction, logits, weight, xp, _count, total)
+    if not isinstance(divisor, (float, Tensor)):
+        # Nothing may be asked of a size that a graph leaves open.
+        return tuple([result / divisor for result in results])
     return _reductions.divide_each(results, orders, divisor, weight, xp)
 
 
@@ -58,7 +53,10 @@ def _of_one_dtype(
     return labels, logits, cast("pos_weight", pos_weight), cast("weight", weight)
 
 
-def _size(logits: Tensor) -> Any:
-    # A TorchScript trace records the counting, so that it holds for other sizes too.
-    is_counted = not torch.compiler.is_compiling() and is_jit_traced()
-    return total(torch.ones_like(logits)) if is_counted else logits.numel()
+def _count(tensor: Tensor, _: Any) -> Any:
+    is_compiling = torch.compiler.is_compiling()
+    if not is_compiling and is_jit_traced():
+        # The trace records the counting, so that it holds for other sizes too.
+        return total(torch.ones_like(tensor))
+    size = tensor.numel()
+    return size if is_compiling or not isinstance(size, int) else float(size)

@@ -218,7 +218,7 @@ def by_formula(
     )
 
 
-def total(values: Tensor) -> Tensor:
+def total(values: Tensor, _: Any = None) -> Tensor:
     return values.sum(dtype=accumulator(values))
 
 
