@@ -259,8 +259,8 @@ def refused() -> dict[str, tuple[Any, str]]:
         "even": (tf.ragged.constant([[1.0], [0.0]]), "dense tensor; got layout RaggedTensor"),
         "sparse": (tf.sparse.from_dense([1.0, 0.0]), "dense tensor; got layout SparseTensor"),
         "slices": (tf.IndexedSlices(tf.ones(2), tf.range(2)), "got layout IndexedSlices"),
-        "string": (tf.constant(["a", "b"]), "hold real floating, integer or boolean"),
-        "complex": (tf.constant([1j, 0]), "hold real floating, integer or boolean"),
+        "string": (tf.constant(["a", "b"]), "hold real floating values of at least 16 bits"),
+        "complex": (tf.constant([1j, 0]), "hold real floating values of at least 16 bits"),
     }
 
 
