@@ -104,10 +104,28 @@ def test_buffers_and_state() -> None:
 def test_one_number_beside_another_device(argument: str, value) -> None:
     """As with PyTorch's own: a criterion need not be moved for it."""
     output, labels = (tensor.to("meta") for tensor in (OUTPUT, LABELS))
-    loss = BCEWithLogitsLoss(**{argument: value})(output, labels)
+    criterion = BCEWithLogitsLoss(**{argument: value})
+    loss = criterion(output, labels)
     assert loss.device == output.device
+    assert loss.requires_grad == getattr(criterion, argument).requires_grad
     with pytest.raises(ValueError, match="must be on the same device; got meta and cpu"):
         BCEWithLogitsLoss(**{argument: POS_WEIGHT})(output, labels)
+
+
+@pytest.mark.parametrize("kind", [list, np.asarray])
+def test_a_number_beside_what_is_no_tensor(kind) -> None:
+    """The function takes what all others do, and refuses it in the same words."""
+    output, labels = kind([0.5, -2.0]), kind([1.0, 0.0])
+    outcomes = []
+    for function in (
+        lambda: binary_cross_entropy_with_logits(output, labels, torch.tensor(2.0)),
+        lambda: weighted(labels, output, 1.0, weight=torch.tensor(2.0), reduction="mean"),
+    ):
+        try:
+            outcomes.append(float(function()))
+        except TypeError as error:
+            outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])

@@ -137,19 +137,12 @@ def binary_cross_entropy_with_logits(
     return loss
 
 
-def _beside(input: Tensor, value: Any) -> Any:
+def _beside(input: Any, value: Any) -> Any:
     """`value` where `input` is: PyTorch takes a CPU tensor without axes on every device."""
-    if (
-        not isinstance(value, Tensor)
-        or value.ndim
-        or not value.is_cpu
-        or value.device == input.device
-    ):
+    tensors = isinstance(input, Tensor) and isinstance(value, Tensor)
+    if not tensors or value.ndim or not value.is_cpu or value.device == input.device:
         return value
-    if value.requires_grad or torch.compiler.is_compiling():
-        return value.to(input.device)
-    # Nothing has to be copied, which a CUDA graph would refuse.
-    return value.item()
+    return value.to(input.device, non_blocking=True)
 
 
 def _refuse_legacy(reduction: object, **legacy: object) -> None:
