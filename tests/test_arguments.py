@@ -138,6 +138,9 @@ def of_dtype(library: str, dtype: str):
         return module.quantize_per_tensor(module.ones(3), 1.0, 0, module.quint8)
     if not hasattr(module, dtype):
         pytest.skip(f"this {module.__name__} has no {dtype}")
+    if library == "torch" and dtype.startswith("float4"):
+        # It converts nothing to it.
+        return module.ones(3, dtype=module.uint8).view(getattr(module, dtype))
     if library == "torch":
         return module.ones(3).to(getattr(module, dtype))
     return (np if library == "numpy" else module).ones(3).astype(getattr(module, dtype))
@@ -156,6 +159,7 @@ def of_dtype(library: str, dtype: str):
         ("numpy", "int4"),
         ("jax", "int4"),
         ("jax", "key<fry>"),
+        ("torch", "float4_e2m1fn_x2"),
         ("torch", "quint8"),
         ("torch", "complex32"),
     ],

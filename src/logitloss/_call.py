@@ -271,7 +271,7 @@ def _is_floating(dtype: Any, xp: Namespace) -> bool:
         # np.isdtype does not know bfloat16, which ml_dtypes registers with NumPy. Of its formats of
         # 8 bits, which nobody promotes, it registers one as if it were NumPy's own.
         return (dtype.kind == "f" and dtype.itemsize > 1) or dtype.name == "bfloat16"
-    return _is_dtype(dtype, "real floating", xp) and "float8" not in str(dtype)
+    return _is_dtype(dtype, "real floating", xp) and getattr(dtype, "itemsize", 2) > 1
 
 
 def _is_integral(dtype: Any, xp: Namespace) -> bool:
