@@ -45,12 +45,6 @@ logitloss_element logitloss_careful(double label, double logit, double pos_weigh
         towards = 1 - against;
     }
     const double negative = 1 - label;
-    /* An infinite weight multiplies each result as a whole, since its terms may have opposite signs. */
-    double whole = 1;
-    if (isinf(weight) && negative != 0 && label != 0 && pos_weight != 0) {
-        whole = weight;
-        weight = 1;
-    }
     const double positive_part = logit > 0 ? 0 : m, negative_part = logit > 0 ? m : 0;
 
     logitloss_element result;
@@ -58,18 +52,18 @@ logitloss_element logitloss_careful(double label, double logit, double pos_weigh
                    + product(weight, pos_weight, label, positive_part, 1, 0))
                   + (product(weight, negative, 1, softplus, tail, shift)
                      + product(weight, negative, 1, negative_part, 1, 0));
+    /* An infinite weight multiplies a gradient as a whole, because its terms have opposite signs. */
+    const int is_whole = isinf(weight) && negative != 0 && label != 0 && pos_weight != 0;
+    const double inner = is_whole ? 1 : weight;
     if (logit >= 0)
-        result.gradient = product(weight, negative, 1, towards, 1, 0)
-                          - product(weight, pos_weight, label, against, tail, shift);
+        result.gradient = product(inner, negative, 1, towards, 1, 0)
+                          - product(inner, pos_weight, label, against, tail, shift);
     else
-        result.gradient = product(weight, negative, 1, against, tail, shift)
-                          - product(weight, pos_weight, label, towards, 1, 0);
+        result.gradient = product(inner, negative, 1, against, tail, shift)
+                          - product(inner, pos_weight, label, towards, 1, 0);
+    if (is_whole)
+        result.gradient = product(weight, result.gradient, 1, 1, 1, 0);
     result.hessian = product(weight, pos_weight, label, against * towards, tail, shift)
                      + product(weight, negative, 1, against * towards, tail, shift);
-    if (whole != 1) {
-        result.loss = product(whole, result.loss, 1, 1, 1, 0);
-        result.gradient = product(whole, result.gradient, 1, 1, 1, 0);
-        result.hessian = product(whole, result.hessian, 1, 1, 1, 0);
-    }
     return result;
 }
