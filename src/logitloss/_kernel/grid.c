@@ -36,7 +36,7 @@ static int place_operand(logitloss_grid_operand *to, const logitloss_operand *fr
 }
 
 /* One launch of a task; returns whether there can be one. */
-static int plan_launch(logitloss_grid_launch *launch, const logitloss_task *task, const logitloss_operand *scale)
+static int plan_launch(logitloss_grid_launch *launch, const logitloss_task *task)
 {
     logitloss_grid_task *to = &launch->task;
     uint8_t *constants = launch->constants;
@@ -59,7 +59,7 @@ static int plan_launch(logitloss_grid_launch *launch, const logitloss_task *task
         {orders ? &task->pos_weight : &absent, &to->pos_weight, LOGITLOSS_GRID_POS_WEIGHT_KIND,
          LOGITLOSS_GRID_POS_WEIGHT},
         {&task->weight, &to->weight, LOGITLOSS_GRID_WEIGHT_KIND, LOGITLOSS_GRID_WEIGHT},
-        {scale, &to->scale, LOGITLOSS_GRID_INCOMING_KIND, LOGITLOSS_GRID_INCOMING},
+        {&task->scale, &to->scale, LOGITLOSS_GRID_INCOMING_KIND, LOGITLOSS_GRID_INCOMING},
         {orders & LOGITLOSS_LOSS ? &task->results[0] : &absent, &to->results[0], LOGITLOSS_GRID_LOSS_KIND, -1},
         {orders & LOGITLOSS_GRADIENT ? &task->results[1] : &absent, &to->results[1], LOGITLOSS_GRID_GRADIENT_KIND, -1},
         {orders & LOGITLOSS_HESSIAN ? &task->results[2] : &absent, &to->results[2], LOGITLOSS_GRID_HESSIAN_KIND, -1},
@@ -97,10 +97,9 @@ static int plan_launch(logitloss_grid_launch *launch, const logitloss_task *task
     return 1;
 }
 
-int logitloss_plan_grid(logitloss_grid_launch launches[2], const logitloss_task *task, const logitloss_operand *scale,
-                        logitloss_reduction reduction, double divisor, logitloss_type reduced)
+int logitloss_plan_grid(logitloss_grid_launch launches[2], const logitloss_task *task, logitloss_reduction reduction,
+                        double divisor, logitloss_type reduced)
 {
-    static const logitloss_operand absent;
     logitloss_task main = *task;
     logitloss_grid_launch *last = launches;
     main.adds_losses = reduction != LOGITLOSS_NONE && task->orders & LOGITLOSS_LOSS;
@@ -114,7 +113,7 @@ int logitloss_plan_grid(logitloss_grid_launch launches[2], const logitloss_task 
         } else if (logitloss_sums_weights_first(task)) {
             logitloss_task weights = {.divisor = 1, .weight_value = 1, .adds_weights = 1};
             times = logitloss_plan_weights(&weights, task);
-            if (!plan_launch(last++, &weights, &absent))
+            if (!plan_launch(last++, &weights))
                 return 0;
             divisor = NAN;
         } else {
@@ -122,7 +121,7 @@ int logitloss_plan_grid(logitloss_grid_launch launches[2], const logitloss_task 
         }
     }
     main.divisor = divisor ? divisor : NAN;
-    if (!plan_launch(last, &main, scale))
+    if (!plan_launch(last, &main))
         return 0;
     last->constants[LOGITLOSS_GRID_REDUCED] = (uint8_t)reduced;
     if (last != launches) {

@@ -85,10 +85,10 @@ typedef struct {
 } logitloss_grid_launch;
 
 /* The launches that a task takes: one, or one before it that adds up the weights.  Returns their
- * number, or 0 for a layout that they cannot have.  Every derivative is multiplied by `scale`, and
- * the type is that of the reduced loss.  Where they keep their sums, logitloss_place_grid says. */
-int logitloss_plan_grid(logitloss_grid_launch launches[2], const logitloss_task *task, const logitloss_operand *scale,
-                        logitloss_reduction reduction, double divisor, logitloss_type reduced);
+ * number, or 0 for a layout that they cannot have.  The type is that of the reduced loss.  Where
+ * they keep their sums, logitloss_place_grid says. */
+int logitloss_plan_grid(logitloss_grid_launch launches[2], const logitloss_task *task, logitloss_reduction reduction,
+                        double divisor, logitloss_type reduced);
 
 /* Bytes that launches need to keep sums in, and where these and the reduced loss are. */
 uint64_t logitloss_grid_scratch(const logitloss_grid_launch *launches, int count);

@@ -160,7 +160,6 @@ cdef extern from "grid.h" nogil:
     int logitloss_plan_grid(
         logitloss_grid_launch *launches,
         const logitloss_task *task,
-        const logitloss_operand *scale,
         logitloss_reduction reduction,
         double divisor,
         logitloss_type reduced,
@@ -770,8 +769,9 @@ def compute(
     Returns a tuple of results, or None for arguments that have to be converted or refused:
     then nothing has been written. In a call that has been checked arrays may be memory, as `view`
     takes it, which has to be converted if it has more than `MAX_AXES` axes, and a reduction may
-    also be "total", for a sum of float64, or the number that the sum is divided by. Results that
-    are not reduced are multiplied by the memory `scale`, whose zeros mask as those of a weight do.
+    also be "total", for a sum of float64, or the number that the sum is divided by. Results are
+    multiplied by the memory `scale`, losses before they are added up; its zeros mask as those of a
+    weight do.
     Derivatives that are multiplied before they are rounded to half precision are returned as
     float32.
     """
@@ -907,7 +907,6 @@ cdef class Launches:
         self.count = logitloss_plan_grid(
             self.launches,
             &task,
-            &task.scale,
             how.reduction,
             how.divisor,
             LOGITLOSS_FLOAT64 if how.is_total else <logitloss_type>type,
