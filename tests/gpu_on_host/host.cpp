@@ -23,7 +23,7 @@ static unsigned atomicAdd(unsigned *value, unsigned more)
     return before;
 }
 
-/* As inexact as a GPU's may be: so many floats from the nearest, and of a double 20 bits. */
+/* As inexact as a GPU's may be: so many floats from the nearest, of a double half as many from 20 bits. */
 static int reciprocal_is_off = 2;
 
 static inline float about_reciprocal(float divisor)
@@ -44,7 +44,7 @@ static inline double about_reciprocal(double divisor)
     memcpy(&divisor, &bits, sizeof bits);
     double reciprocal = 1 / divisor;
     memcpy(&bits, &reciprocal, sizeof bits);
-    bits = (bits & ~(uint64_t)UINT32_MAX) + ((uint64_t)1 << 32);
+    bits = (bits & ~(uint64_t)UINT32_MAX) + (uint64_t)(reciprocal_is_off / 2) * ((uint64_t)1 << 32);
     memcpy(&reciprocal, &bits, sizeof bits);
     return reciprocal;
 }

@@ -20,6 +20,7 @@ int main()
         }
     uint64_t state = 1;
     for (int i = 0; i < 20000000; i++) {
+        reciprocal_is_off = i % 3 * 2 - 2;
         state = state * 6364136223846793005u + 1442695040888963407u;
         /* From 2^-370, as exp(-256) is 2^-369.3, to 1. */
         const uint64_t bits = ((uint64_t)(1022 - (state >> 32) % 370) << 52) | (state ^ state << 32) >> 12;

@@ -887,7 +887,7 @@ logitloss_sums LOGITLOSS_RUN(const logitloss_task *task, ptrdiff_t start, ptrdif
         RUN(LOGITLOSS_LOSS);
         RUN(LOGITLOSS_LOSS | LOGITLOSS_GRADIENT);
         RUN(LOGITLOSS_GRADIENT | LOGITLOSS_HESSIAN);
-    /* Alone they are asked for with the weight that an incoming gradient is. */
+    /* Alone they are asked for together with an incoming gradient. */
     case LOGITLOSS_GRADIENT: return run_blocks(task, start, stop, LOGITLOSS_GRADIENT, 1);
     case LOGITLOSS_HESSIAN: return run_blocks(task, start, stop, LOGITLOSS_HESSIAN, 1);
     default: return run_blocks(task, start, stop, LOGITLOSS_LOSS | LOGITLOSS_GRADIENT | LOGITLOSS_HESSIAN, 1);

@@ -47,7 +47,7 @@ namespace careful {
 }
 
 #ifdef __CUDACC_RTC__
-/* To within 2^-23; of a double it sees and gives the first 32 bits alone. */
+/* To within 2^-23, or of a double, of which it sees and gives the first 32 bits alone, about 2^-20. */
 template <typename T> INLINE T about_reciprocal(T divisor)
 {
     T reciprocal;
@@ -402,7 +402,7 @@ NOINLINE static derivatives compute_any(REAL x, REAL z, REAL q, REAL w, pair fac
     return result;
 }
 
-/* What an incoming gradient makes of a derivative.  A zero of either masks the other. */
+/* What an incoming gradient makes of a derivative.  A zero of it or of the weight masks the other. */
 INLINE REAL scaled(REAL value, REAL scale, REAL w)
 {
     return scale == 0 || w == 0 ? 0 : value * scale;

@@ -99,8 +99,8 @@ typedef struct {
 } logitloss_sums;
 
 /* The arrays of a call; coefficients without data have the values, results without data
- * are not written.  Results are multiplied by `scale`, if it has data: a zero of it or of the weight
- * masks the other. */
+ * are not written.  Results are multiplied by `scale`, if it has data, losses before they are added up:
+ * a zero of it or of the weight masks the other. */
 typedef struct {
     logitloss_array logits, labels, pos_weight, weight, scale;
     double pos_weight_value, weight_value;

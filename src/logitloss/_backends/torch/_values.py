@@ -80,6 +80,7 @@ def by_kernel(
         None if scale is None else memory_of("grad_output", scale),
     )
     if results is None:
+        assert logits.dim() > kernel.MAX_AXES
         operands = labels, logits, pos_weight, weight, scale
         return _by_kernel_in_line(operands, orders, reduction, outs, are_multiplied)
     if outs is not None:

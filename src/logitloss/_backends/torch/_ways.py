@@ -171,7 +171,8 @@ class _Step(Function):
             # `loss.backward()` passes 1. Multiplying would be another pass over memory.
             return gradient[0], None
         if not gradient or factor is None or not isfinite(factor) or operands[1].dtype in HALF:
-            # Rounded once, after the multiplication. A weight of zero masks infinity.
+            # Half precision is rounded once, after the multiplication. A weight of zero masks
+            # infinity.
             outs = tuple(gradient) or None
             return by_kernel(*operands, (1,), ctx.reduction, outs, scale)[0], None
         # A zero masks NaN, as that of a weight does.
