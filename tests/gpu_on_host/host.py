@@ -60,6 +60,8 @@ class HostLauncher:
 def build(source: Path, target: Path, constants: dict[str, int], *options: str) -> None:
     assert COMPILER is not None
     known = ["-std=c++17", "-O1", "-Wall", "-Werror", "-ffp-contract=off", *_FUSED]
+    # What is out of bounds or not aligned ends the process.
+    known += ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
     known.append(f"-I{Path(kernel.__file__).parent}")
     defined = [f"-D{name}={value}" for name, value in constants.items()]
     subprocess.run([COMPILER, *known, *options, *defined, source, "-o", target], check=True)
