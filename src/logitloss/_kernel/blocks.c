@@ -749,7 +749,7 @@ NOINLINE static void multiply(REAL *restrict values, const REAL *scale, const RE
 {
     for (ptrdiff_t i = 0; i < n; i++) {
         const REAL product = values[i] * scale[i];
-        values[i] = (scale[i] == 0) | (weight[i] == 0) ? 0 : product;
+        values[i] = ((scale[i] == 0) | (weight[i] == 0)) ? 0 : product;
     }
 }
 

@@ -53,7 +53,7 @@ logitloss_element logitloss_careful(double label, double logit, double pos_weigh
                   + (product(weight, negative, 1, softplus, tail, shift)
                      + product(weight, negative, 1, negative_part, 1, 0));
     /* An infinite weight multiplies a gradient as a whole, because its terms have opposite signs. */
-    const int is_whole = isinf(weight) && negative != 0 && label != 0 && pos_weight != 0;
+    const int is_whole = !isfinite(weight) && !isnan(weight) && negative != 0 && label != 0 && pos_weight != 0;
     const double inner = is_whole ? 1 : weight;
     if (logit >= 0)
         result.gradient = product(inner, negative, 1, towards, 1, 0)
