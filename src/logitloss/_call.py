@@ -136,21 +136,6 @@ def refuse_shared_outs() -> None:
     raise ValueError("`out` must be two arrays with no memory in common; got overlapping ones.")
 
 
-def resolve_targets(labels: object, targets: object) -> object:
-    """The labels of a TensorFlow 1 call, which may have either name."""
-    if targets is None:
-        return labels
-    if labels is not None:
-        raise ValueError("Cannot specify both 'targets' and 'labels'")
-    return targets
-
-
-def require(**given: object) -> None:
-    for argument, value in given.items():
-        if value is None:
-            raise ValueError(f"`{argument}` must be given; got None.")
-
-
 def _checked_reduction(reduction: object) -> str:
     if isinstance(reduction, str) and reduction in REDUCTIONS:
         return reduction

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 from logitloss import _losses
-from logitloss._call import require, resolve_targets
 from logitloss._formula import Array
 from logitloss._libraries import hidden_from_autograph
 
@@ -52,6 +51,21 @@ def weighted_cross_entropy_with_logits(
         warnings.warn(
             "`targets` is deprecated; pass `labels` instead.", DeprecationWarning, stacklevel=2
         )
-    labels = resolve_targets(labels, targets)
-    require(labels=labels, logits=logits, pos_weight=pos_weight)
+    labels = _resolve_targets(labels, targets)
+    _require(labels=labels, logits=logits, pos_weight=pos_weight)
     return _losses.weighted_cross_entropy_with_logits(labels, logits, pos_weight, name)
+
+
+def _resolve_targets(labels: object, targets: object) -> object:
+    """The labels of a TensorFlow 1 call, which may have either name."""
+    if targets is None:
+        return labels
+    if labels is not None:
+        raise ValueError("Cannot specify both 'targets' and 'labels'")
+    return targets
+
+
+def _require(**given: object) -> None:
+    for argument, value in given.items():
+        if value is None:
+            raise ValueError(f"`{argument}` must be given; got None.")
