@@ -771,9 +771,8 @@ def compute(
     takes it, which has to be converted if it has more than `MAX_AXES` axes, and a reduction may
     also be "total", for a sum of float64, or the number that the sum is divided by. Results are
     multiplied by the memory `scale`, losses before they are added up; its zeros mask as those of a
-    weight do.
-    Derivatives that are multiplied before they are rounded to half precision are returned as
-    float32.
+    weight do. Derivatives that are yet to be multiplied before they are rounded to half precision
+    are returned as float32.
     """
     cdef call it
     cdef logitloss_array given[MOST_RESULTS]
